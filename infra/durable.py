@@ -1,0 +1,170 @@
+"""Writing to a disk so that it is still there after the plug is pulled.
+
+The only place in camloop that writes, fsyncs, renames, links and unlinks files of value. The order is always:
+
+1. write a temporary file beside the target, 2. fsync the file, 3. rename or link it to its name, 4. fsync the directory.
+
+An operation that raised did not happen as far as the caller is concerned; a failed fsync is never tried again as if
+it might still succeed (the kernel may have dropped the pages: RELIABILITY.md row 4). Every primitive goes through
+`disk`, so that a test can put a counting, crashing `Disk` in its place and walk through all crash points.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+class Disk:
+    """The primitives, one system call each. Tests subclass it and fail call number i."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Create `path` (it must not exist) and write `data`; not yet safe."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Append `data` to `path`, creating it; not yet safe."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+
+    def fsync(self, path: Path) -> None:
+        """Force a file's or directory's content to the medium."""
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename atomically, replacing `target`."""
+        os.replace(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name; raises FileExistsError when `target` exists: the put-if-absent of a folder."""
+        os.link(source, target)
+
+    def symlink(self, points_to: str, path: Path) -> None:
+        """Create a symbolic link."""
+        os.symlink(points_to, path)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file's name."""
+        os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        """Create one directory; fine if it exists."""
+        path.mkdir(exist_ok=True)
+
+
+disk = Disk()
+_TEMPORARY = ".tmp-"
+
+
+def is_temporary(name: str) -> bool:
+    """Say whether a file name is one of an unfinished write: readers skip it, anybody may remove it when old."""
+    return name.startswith(_TEMPORARY)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
+
+
+def make_dirs(path: Path) -> None:
+    """Create a directory and its missing parents, each made safe in its own parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        disk.mkdir(directory)
+        disk.fsync(directory.parent)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace the content of `path` by `data`: afterwards, and after any crash, it is the old or the new, whole."""
+    make_dirs(path.parent)
+    temporary = _temporary(path)
+    try:
+        disk.write(temporary, data)
+        disk.fsync(temporary)
+        disk.rename(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    disk.fsync(path.parent)
+
+
+def create(path: Path, data: bytes) -> None:
+    """Write `data` to `path` unless it exists.
+
+    Raises:
+        FileExistsError: `path` exists; it was not touched.
+    """
+    make_dirs(path.parent)
+    temporary = _temporary(path)
+    try:
+        disk.write(temporary, data)
+        disk.fsync(temporary)
+        disk.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    disk.fsync(path.parent)
+
+
+def adopt(source: Path, target: Path) -> None:
+    """Move a file that something else wrote (a recorder, a muxer) to its final name on the same file system.
+
+    The content is fsynced before it gets its name.
+    """
+    make_dirs(target.parent)
+    disk.fsync(source)
+    disk.rename(source, target)
+    disk.fsync(target.parent)
+    if source.parent != target.parent:
+        disk.fsync(source.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append a record to a log and make it safe; a crash may leave a torn last record, which readers must expect."""
+    existed = path.exists()
+    make_dirs(path.parent)
+    disk.append(path, data)
+    disk.fsync(path)
+    if not existed:
+        disk.fsync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file and make the removal safe; fine if it is gone already."""
+    try:
+        disk.unlink(path)
+    except FileNotFoundError:
+        return
+    disk.fsync(path.parent)
+
+
+def point(link: Path, points_to: str) -> None:
+    """Make the symbolic link `link` point to `points_to`, atomically: the switch of an A/B installation."""
+    make_dirs(link.parent)
+    temporary = _temporary(link)
+    disk.symlink(points_to, temporary)
+    disk.rename(temporary, link)
+    disk.fsync(link.parent)
+
+
+def sync(*paths: Path) -> None:
+    """Force files or directories that somebody else wrote to the medium, in the given order."""
+    for path in paths:
+        disk.fsync(path)
