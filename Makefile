@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` and `make test`. Both do all their own set-up, in .venv, on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export RAY_USAGE_STATS_ENABLED := 0
+export YOLO_AUTOINSTALL := false
+
+.PHONY: setup demo test test-all check lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "camloop needs Python 3.11 or newer; this is " + sys.version.split()[0])'
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (the first time takes a minute or two)"
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/camloop demo
+
+check: $(STAMP)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: check
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: check
+	@CAMLOOP_TEST_COUNT=$${CAMLOOP_TEST_COUNT:-20} $(BIN)/python -m pytest
+
+# The lock holds versions only, never addresses.
+lock:
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v -e ' @ ' -e '^-e' > requirements.lock
+
+clean:
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

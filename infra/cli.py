@@ -1,0 +1,150 @@
+"""`camloop`: one table of commands; a command's module is imported when the command is used.
+
+The table is the one place where rooms are joined, by name: a command is a string, `module:object`, where the object
+takes an `argparse` parser, adds its arguments and sets `run`, a function of (arguments, context) that returns the
+exit code. `tests/test_architecture.py` resolves every string. A command enters the table when it works.
+
+Exit codes: 0 done; 1 a failed gate or job; 2 wrong use; 130 stopped by Ctrl-C (the same command goes on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from infra.errors import CamloopError, MissingExtra, UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One row of the table: `target` is `module:object`; `extra` is what a light install lacks for it."""
+
+    name: str
+    target: str
+    summary: str
+    example: str
+    extra: str | None = None
+
+
+COMMANDS: tuple[Command, ...] = ()
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line and whose exit code is 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def _overview() -> str:
+    width = max((len(command.name) for command in COMMANDS), default=0)
+    rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS)
+    return (
+        "usage: camloop COMMAND [ARGUMENTS] [--store URL] [--json] [--debug]\n\n"
+        "camloop turns a fleet of cameras into a data set, a data set into a model, and a model back into a better fleet.\n\n"
+        f"commands:\n{rows}\n\n"
+        "camloop COMMAND --help shows the arguments and an example.\n"
+        "A store is a folder (default ./camloop-data) or s3://bucket/prefix.\n"
+    )
+
+
+def _resolve(command: Command) -> object:
+    module_name, _, attribute = command.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        if command.extra is None or (error.name or "").split(".")[0] in ("infra", "ingest", "curate", "train", "serve"):
+            raise
+        raise MissingExtra(
+            f"camloop {command.name} needs {error.name}, which a light install leaves out: "
+            f"pip install 'camloop[{command.extra}]'"
+        ) from error
+
+
+def _parser(command: Command) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"camloop {command.name}",
+        description=command.summary,
+        epilog=f"example:\n  {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    configure = _resolve(command)
+    assert callable(configure)
+    configure(parser)
+    shared = parser.add_argument_group("everywhere")
+    shared.add_argument("--store", metavar="URL", help="folder or s3://bucket/prefix (default: ./camloop-data)")
+    shared.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    shared.add_argument("--quiet", action="store_true", help="no progress bars")
+    shared.add_argument("--debug", action="store_true", help="show tracebacks and debug events")
+    return parser
+
+
+def _find(name: str) -> Command:
+    for command in COMMANDS:
+        if command.name == name:
+            return command
+    import difflib
+
+    near = difflib.get_close_matches(name, [command.name for command in COMMANDS], n=2)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UsageError(f"no command {name!r}{hint} See camloop --help")
+
+
+def _run(argv: Sequence[str]) -> int:
+    command = _find(argv[0])
+    parser = _parser(command)
+    arguments = parser.parse_args(argv[1:])
+    # Imported late: --help and --version need neither settings nor a terminal library.
+    from infra import log
+    from infra.console import Context, Output
+    from infra.settings import load_settings
+
+    log.configure(debug=arguments.debug)
+    context = Context(
+        settings=load_settings(),
+        out=Output(as_json=arguments.json, quiet=arguments.quiet),
+        store_url=arguments.store,
+        argv=tuple(argv),
+    )
+    code = arguments.run(arguments, context)
+    return int(code or 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; the entry point of the `camloop` script."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"camloop {version('camloop')}\n")
+        return 0
+    try:
+        return _run(argv)
+    except CamloopError as error:
+        if "--debug" in argv:
+            raise
+        sys.stderr.write(f"camloop {argv[0]}: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        # A light install that reaches for a library of an extra from inside a command.
+        if "--debug" in argv or (error.name or "").split(".")[0] in ("infra", "ingest", "curate", "train", "serve"):
+            raise
+        sys.stderr.write(f"camloop {argv[0]}: needs {error.name}, which a light install leaves out: pip install 'camloop[cloud]'\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ncamloop {argv[0]}: stopped; the same command goes on from here\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # `camloop query | head`: nobody listens, which is no fault
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""What a command talks through: `Context` (settings, store, clock) and `Output` (people, programs, progress).
+
+For people: aligned tables and lines on standard output, progress on standard error, only on a terminal and only for
+work longer than two seconds. For programs: `--json` prints exactly one JSON document on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from infra.clock import Clock, SystemClock
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from infra.store import Store
+
+PROGRESS_AFTER_S = 2.0  # shorter work gets no bar
+
+
+class Task:
+    """One running progress bar; `advance` is cheap and does nothing where there is no terminal."""
+
+    def __init__(self, output: Output, total: int | None, description: str) -> None:
+        self._output = output
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._start_ns = output.clock.mono_ns()
+        self._progress: Progress | None = None
+        self._bar: Any = None
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more units done; `note` is shown beside the bar."""
+        self._done += n
+        if not self._output.bars:
+            return
+        if self._progress is None:
+            if self._output.clock.mono_ns() - self._start_ns < PROGRESS_AFTER_S * 1e9:
+                return
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._progress = Progress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._output.errors, transient=True
+            )
+            self._progress.start()
+            self._bar = self._progress.add_task(self._description, total=self._total, note="")
+        self._progress.update(self._bar, completed=self._done, note=note)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+class Output:
+    """Where a command's words go.
+
+    Args:
+        as_json: print one JSON document instead of tables and lines.
+        quiet: no progress bars.
+        stdout: where results go; the process's standard output by default.
+    """
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, stdout: IO[str] | None = None, clock: Clock | None = None
+    ) -> None:
+        self.as_json = as_json
+        self.clock = clock or SystemClock()
+        self.console = Console(file=stdout or sys.stdout, highlight=False, soft_wrap=True)
+        self.errors = Console(file=sys.stderr, highlight=False)
+        self.bars = not quiet and self.errors.is_terminal
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        """Print one line for people; nothing with --json."""
+        if not self.as_json:
+            self.console.print(text, style=style, markup=False)
+
+    def note(self, text: str) -> None:
+        """Print a remark on standard error, so that it never gets into a pipe."""
+        self.errors.print(text, style="dim", markup=False, soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Print an aligned table for people; numbers to the right, None as a dash; nothing with --json."""
+        if self.as_json:
+            return
+        made = [list(row) for row in rows]
+        table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
+        for number, column in enumerate(columns):
+            numeric = bool(made) and all(isinstance(row[number], int | float | type(None)) for row in made)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in made:
+            table.add_row(*(_cell(value) for value in row))
+        self.console.print(table)
+
+    def document(self, document: object) -> None:
+        """Print the one JSON document of this command; nothing without --json."""
+        if self.as_json:
+            self.console.file.write(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def progress(self, total: int | None, description: str) -> Iterator[Task]:
+        """Show how far a long piece of work is, on standard error."""
+        task = Task(self, total, description)
+        try:
+            yield task
+        finally:
+            task.close()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+@dataclass(slots=True)
+class Context:
+    """What every command gets beside its own arguments."""
+
+    settings: Settings
+    out: Output
+    clock: Clock = field(default_factory=SystemClock)
+    store_url: str | None = None
+    argv: Sequence[str] = ()
+    _store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store named by --store, else by camloop.toml or CAMLOOP_STORE, else ./camloop-data; opened on first use."""
+        if self._store is None:
+            from infra.store import open_store
+
+            self._store = open_store(self.store_url or self.settings.store_url, self.settings)
+        return self._store
