@@ -1,0 +1,196 @@
+"""camloop.toml and the environment become one frozen `Settings`: the only reader of os.environ in camloop.
+
+Order of strength: a command's own flags (they are applied by the command line), the environment, `camloop.toml`, the defaults.
+
+    store = "s3://farm/cameras"      # or a folder; the default is ./camloop-data
+    host_id = "barn-pi-1"            # the default is the machine's host name
+    ray_address = "auto"             # without it, Ray runs on this machine
+
+    [s3]                             # only what botocore's own chain does not already know
+    endpoint_url = "https://minio.example"
+    role_arn = "arn:aws:iam::1:role/camera"
+
+Keys and secrets never stand in camloop.toml: they come from botocore's chain (environment, ~/.aws, instance role).
+A key that nobody knows is refused with its line; rooms' own tables (`ROOM_TABLES`) pass through in `Settings.toml`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, cast, get_args
+
+from infra.errors import SettingsError, UsageError
+from infra.keys import check_name
+
+FILE_NAME = "camloop.toml"
+ROOM_TABLES = frozenset({"camera", "agent", "privacy", "trigger", "spool", "upload", "serve", "jobs", "fleet", "loop", "ui"})
+Addressing = Literal["auto", "path", "virtual"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Settings:
+    """How an S3-compatible store is reached. What is None is left to botocore's own chain.
+
+    `role_arn` is assumed through STS (of `endpoint_url`, where one is given) and renewed before it expires.
+    The three credential fields come from the environment and are never shown.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing: Addressing = "auto"
+    profile: str | None = None
+    role_arn: str | None = None
+    max_attempts: int = 4
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    access_key_id: str | None = field(default=None, repr=False)
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.addressing not in get_args(Addressing):
+            raise SettingsError(f"s3.addressing is {self.addressing!r}; legal: {', '.join(get_args(Addressing))}")
+        if self.endpoint_url is not None and not re.match(r"https?://[^/\s]+", self.endpoint_url):
+            raise SettingsError(f"s3.endpoint_url is {self.endpoint_url!r}; legal: http://HOST[:PORT] or https://HOST[:PORT]")
+        if self.max_attempts < 1 or self.connect_timeout_s <= 0 or self.read_timeout_s <= 0:
+            raise SettingsError("s3.max_attempts, s3.connect_timeout_s and s3.read_timeout_s must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a machine is told. `toml` is the whole parsed camloop.toml, for the rooms' own tables such as [[camera]]."""
+
+    store_url: str = "./camloop-data"
+    s3: S3Settings = S3Settings()
+    host_id: str = "host"
+    ray_address: str | None = None
+    toml: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        try:
+            check_name(self.host_id, "host_id")
+        except UsageError as error:
+            raise SettingsError(str(error)) from error
+        if not self.store_url:
+            raise SettingsError("store is empty; legal: a folder, file:///folder, s3://bucket/prefix, memory://")
+
+
+_TOP: Mapping[str, type] = {"store": str, "host_id": str, "ray_address": str, "s3": dict}
+_SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token"})
+_S3: Mapping[str, tuple[type, ...]] = {
+    "endpoint_url": (str,), "region": (str,), "addressing": (str,), "profile": (str,), "role_arn": (str,),
+    "max_attempts": (int,), "connect_timeout_s": (int, float), "read_timeout_s": (int, float),
+}  # fmt: skip
+
+
+def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read camloop.toml and the environment.
+
+    Args:
+        path: a camloop.toml that must exist; None looks for ./camloop.toml, which may be absent.
+        environ: the environment; None is the process's own. Read: CAMLOOP_STORE, CAMLOOP_HOST_ID, CAMLOOP_RAY_ADDRESS,
+            CAMLOOP_S3_ENDPOINT (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL), AWS_REGION (or AWS_DEFAULT_REGION), AWS_PROFILE,
+            AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN.
+
+    Raises:
+        SettingsError: the file is missing or not TOML, or a key or value is not known; the message names the line.
+    """
+    env = os.environ if environ is None else environ
+    source = path or Path(FILE_NAME)
+    text, document = "", cast(dict[str, Any], {})
+    if path is not None or source.exists():
+        text, document = _read(source)
+    _check(document, text, source)
+    s3 = dict(document.get("s3", {}))
+    from_env = {
+        "endpoint_url": _first(env, "CAMLOOP_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "region": _first(env, "AWS_REGION", "AWS_DEFAULT_REGION"),
+        "profile": _first(env, "AWS_PROFILE"),
+        "access_key_id": _first(env, "AWS_ACCESS_KEY_ID"),
+        "secret_access_key": _first(env, "AWS_SECRET_ACCESS_KEY"),
+        "session_token": _first(env, "AWS_SESSION_TOKEN"),
+    }
+    s3.update({name: value for name, value in from_env.items() if value is not None})
+    return Settings(
+        store_url=_first(env, "CAMLOOP_STORE") or document.get("store", "./camloop-data"),
+        s3=S3Settings(**s3),
+        host_id=_first(env, "CAMLOOP_HOST_ID") or document.get("host_id") or _host_name(),
+        ray_address=_first(env, "CAMLOOP_RAY_ADDRESS") or document.get("ray_address"),
+        toml=MappingProxyType(document),
+    )
+
+
+def child_environment(settings: Settings, **more: str) -> dict[str, str]:
+    """Return the environment for a camloop command that a process starts: its own, with these settings written into it."""
+    made = dict(os.environ)
+    made["CAMLOOP_STORE"] = settings.store_url
+    made["CAMLOOP_HOST_ID"] = settings.host_id
+    if settings.ray_address:
+        made["CAMLOOP_RAY_ADDRESS"] = settings.ray_address
+    names = {"endpoint_url": "CAMLOOP_S3_ENDPOINT", "region": "AWS_REGION", "profile": "AWS_PROFILE"}
+    names |= {name: f"AWS_{name.upper()}" for name in _SECRETS}
+    for name, variable in names.items():
+        value = getattr(settings.s3, name)
+        if value is not None:
+            made[variable] = value
+    return made | more
+
+
+def _first(env: Mapping[str, str], *names: str) -> str | None:
+    return next((env[name] for name in names if env.get(name)), None)
+
+
+def _host_name() -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname().split(".")[0]).strip("-")
+    return cleaned or "host"
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file; write one or leave the option out") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+
+
+def _line_of(text: str, name: str) -> int:
+    pattern = re.compile(rf"""^\s*(?:\[\[?\s*)?(?:"|')?{re.escape(name)}(?:"|')?\s*[\].=]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+
+
+def _check(document: Mapping[str, Any], text: str, path: Path) -> None:
+    legal = ", ".join([*sorted(_TOP), *(f"[{name}]" for name in sorted(ROOM_TABLES))])
+    for name, value in document.items():
+        where = f"{path} line {_line_of(text, name)}"
+        if name in ROOM_TABLES:
+            if not isinstance(value, (dict, list)):
+                raise SettingsError(f"{where}: {name} = {value!r} must be a table [{name}] or [[{name}]]")
+        elif name not in _TOP:
+            raise SettingsError(f"{where}: unknown key {name!r}; legal: {legal}")
+        elif not isinstance(value, _TOP[name]):
+            raise SettingsError(f"{where}: {name} = {value!r} must be {'a table' if name == 's3' else 'text'}")
+    for name, value in document.get("s3", {}).items():
+        where = f"{path} line {_line_of(text, name)}"
+        if name in _SECRETS:
+            raise SettingsError(f"{where}: s3.{name} does not belong in a file; use the environment or ~/.aws/credentials")
+        if name not in _S3:
+            raise SettingsError(f"{where}: unknown key s3.{name}; legal: {', '.join(sorted(_S3))}")
+        if not isinstance(value, _S3[name]) or isinstance(value, bool):
+            raise SettingsError(f"{where}: s3.{name} = {value!r} must be {' or '.join(kind.__name__ for kind in _S3[name])}")
+
+
+def with_store(settings: Settings, store_url: str) -> Settings:
+    """Return the settings with another store: what `--store URL` does."""
+    return dataclasses.replace(settings, store_url=store_url)
