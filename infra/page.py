@@ -10,35 +10,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-STYLE = """
-:root { --ink:#1d2430; --soft:#5c6675; --line:#d9dee6; --paper:#fbfbfa; --card:#ffffff; --accent:#2f6fb3; --accent-2:#e08a3c;
-  --good:#2e8b57; --bad:#c23b3b; --open:#8a8f98; --good-bg:#e6f4ec; --bad-bg:#fbe9e9; --open-bg:#eef0f2; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e7eaf0; --soft:#9aa4b2; --line:#343c49; --paper:#151a21; --card:#1c222b;
-  --accent:#6aa9e8; --accent-2:#f0a767; --good:#57c28a; --bad:#ef7b7b; --open:#9aa0aa; --good-bg:#1c3327; --bad-bg:#3a2022;
-  --open-bg:#262c35; } }
-* { box-sizing:border-box; } body { margin:0; background:var(--paper); color:var(--ink);
-  font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif; }
-main { max-width:1040px; margin:0 auto; padding:32px 20px 80px; } h1 { font-size:2rem; line-height:1.2; margin:.2em 0 .3em; }
-h2 { font-size:1.3rem; margin:2.2em 0 .4em; } h3 { font-size:1rem; margin:1.2em 0 .3em; } p { margin:.4em 0 .8em; max-width:72ch; }
-.lead { font-size:1.1rem; color:var(--soft); } .soft { color:var(--soft); } .num { color:var(--accent); font-weight:600; margin-right:.4em; }
-.card { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:16px 18px; margin:12px 0; overflow-x:auto; }
-.row { display:flex; gap:16px; flex-wrap:wrap; } .row > * { flex:1 1 300px; } .tiles { display:grid; gap:12px;
-  grid-template-columns:repeat(auto-fill,minmax(200px,1fr)); } .tile svg, .tile img { width:100%; border-radius:8px; display:block; }
-.tile figcaption, figcaption { font-size:.82rem; color:var(--soft); margin-top:4px; } figure { margin:0; }
-table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; font-size:.94rem; }
-th { text-align:left; font-weight:600; color:var(--soft); } th,td { padding:6px 10px; border-bottom:1px solid var(--line); vertical-align:middle; }
-td.n { text-align:right; } .verdict { border-radius:999px; padding:1px 10px; font-size:.85rem; font-weight:600; white-space:nowrap; }
-.passed { color:var(--good); background:var(--good-bg); } .failed { color:var(--bad); background:var(--bad-bg); }
-.unknown,.not-gated { color:var(--open); background:var(--open-bg); } code,pre { font-family:ui-monospace,Menlo,Consolas,monospace;
-  font-size:.88rem; } pre { background:var(--open-bg); border-radius:8px; padding:12px 14px; overflow-x:auto; white-space:pre-wrap; }
-.facts { display:flex; flex-wrap:wrap; gap:10px 28px; margin:14px 0; } .facts b { display:block; font-size:1.45rem; line-height:1.2; }
-.facts span { color:var(--soft); font-size:.85rem; } .way { counter-reset:way; list-style:none; padding:0; } .way li { position:relative;
-  padding:0 0 14px 34px; border-left:2px solid var(--line); margin-left:10px; } .way li::before { counter-increment:way;
-  content:counter(way); position:absolute; left:-13px; top:0; width:24px; height:24px; border-radius:50%; background:var(--accent);
-  color:#fff; font-size:.78rem; display:grid; place-items:center; } .way code { word-break:break-all; }
-svg text { fill:var(--ink); font:12px system-ui,sans-serif; } svg .soft { fill:var(--soft); }
-"""
+from importlib import resources
 
 
 def text(value: object) -> str:
@@ -48,11 +20,12 @@ def text(value: object) -> str:
 
 def page(title: str, body: Sequence[str], *, lead: str = "") -> str:
     """Return a whole document."""
+    style = resources.files("infra").joinpath("page.css").read_text(encoding="utf-8")
     intro = f'<p class="lead">{text(lead)}</p>' if lead else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style></head><body><main><h1>{text(title)}</h1>{intro}"
+        f"<title>{text(title)}</title><style>{style}</style></head><body><main><h1>{text(title)}</h1>{intro}"
         + "\n".join(body)
         + "</main></body></html>\n"
     )
@@ -60,7 +33,8 @@ def page(title: str, body: Sequence[str], *, lead: str = "") -> str:
 
 def facts(pairs: Mapping[str, object]) -> str:
     """Return a line of large figures, each with what it counts."""
-    return '<div class="facts">' + "".join(f"<div><b>{text(v)}</b><span>{text(k)}</span></div>" for k, v in pairs.items()) + "</div>"
+    cells = "".join(f"<div><b>{text(value)}</b><span>{text(name)}</span></div>" for name, value in pairs.items())
+    return f'<div class="facts">{cells}</div>'
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -84,7 +58,7 @@ def _row(row: Sequence[object]) -> str:
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
             cells.append(f'<td class="n">{shown}</td>')
         else:
-            cells.append(f"<td>{'–' if value is None else text(value)}</td>")
+            cells.append(f"<td>{'-' if value is None else text(value)}</td>")
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -98,7 +72,10 @@ def interval(value: float | None, low: float | None, high: float | None, thresho
     width, height = 260, 26
     if value is None:
         return Markup('<span class="soft">no figure</span>')
-    x = lambda share: 6 + max(0.0, min(1.0, share)) * (width - 12)  # noqa: E731 - a scale reads best as one line
+
+    def x(share: float) -> float:
+        return 6 + max(0.0, min(1.0, share)) * (width - 12)
+
     colour = {"passed": "var(--good)", "failed": "var(--bad)"}.get(name, "var(--open)")
     parts = [f'<line x1="6" x2="{width - 6}" y1="13" y2="13" stroke="var(--line)" stroke-width="2"/>']
     if low is not None and high is not None:
@@ -107,12 +84,15 @@ def interval(value: float | None, low: float | None, high: float | None, thresho
             'stroke-linecap="round" opacity=".55"/>'
         )
     if threshold is not None:
-        parts.append(f'<line x1="{x(threshold):.1f}" x2="{x(threshold):.1f}" y1="2" y2="24" stroke="var(--ink)" stroke-width="2"/>')
+        at = f"{x(threshold):.1f}"
+        parts.append(f'<line x1="{at}" x2="{at}" y1="2" y2="24" stroke="var(--ink)" stroke-width="2"/>')
     parts.append(f'<circle cx="{x(value):.1f}" cy="13" r="5" fill="{colour}"/>')
     return Markup(f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>')
 
 
-def bars(title: str, before: Mapping[str, float], after: Mapping[str, float] | None = None, *, names: tuple[str, str] = ("", "")) -> str:
+def bars(
+    title: str, before: Mapping[str, float], after: Mapping[str, float] | None = None, *, names: tuple[str, str] = ("", "")
+) -> str:
     """Return shares per value as horizontal bars, one or two per value (before and after)."""
     keys = list(dict.fromkeys([*before, *(after or {})]))
     step = 40 if after is not None else 24
@@ -133,7 +113,8 @@ def bars(title: str, before: Mapping[str, float], after: Mapping[str, float] | N
     legend = ""
     if after is not None:
         swatch = '<span style="display:inline-block;width:.8em;height:.8em;border-radius:2px;background:{}"></span> {}'
-        legend = f'<p class="soft">{swatch.format("var(--accent)", text(names[0]))} &nbsp; {swatch.format("var(--accent-2)", text(names[1]))}</p>'
+        both = (swatch.format("var(--accent)", text(names[0])), swatch.format("var(--accent-2)", text(names[1])))
+        legend = f'<p class="soft">{" &nbsp; ".join(both)}</p>'
     svg = f'<svg viewBox="0 0 {width} {height}" width="100%" role="img">{"".join(parts)}</svg>'
     return f'<div class="card"><h3>{text(title)}</h3>{legend}{svg}</div>'
 
@@ -161,7 +142,8 @@ def curves(title: str, series: Mapping[str, Sequence[float]], *, x_name: str = "
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         parts.append(f'<text x="{left + 8 + number * 130}" y="{height - 6}" style="fill:{colour}">{text(name)}</text>')
     parts.append(f'<text class="soft" x="{width - 8}" y="{height - 6}" text-anchor="end">{text(x_name)} 1 to {longest}</text>')
-    return f'<div class="card"><h3>{text(title)}</h3><svg viewBox="0 0 {width} {height}" width="100%" role="img">{"".join(parts)}</svg></div>'
+    svg = f'<svg viewBox="0 0 {width} {height}" width="100%" role="img">{"".join(parts)}</svg>'
+    return f'<div class="card"><h3>{text(title)}</h3>{svg}</div>'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
