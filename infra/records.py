@@ -159,7 +159,10 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraRow:
-    """What is fixed for a camera from `valid_from_ns` on; a correction is a new row. Columns of table `cameras`."""
+    """What is fixed for a camera from `valid_from_ns` on. Columns of table `cameras`.
+
+    A correction writes all rows of the camera again; those with its newest `created_ns` are in force.
+    """
 
     camera_id: str
     camera_number: int
@@ -171,6 +174,7 @@ class CameraRow:
     time_zone: str = "UTC"
     clock_offset_s: float = 0.0
     attributes: Mapping[str, str] = field(default_factory=dict)
+    created_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

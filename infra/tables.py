@@ -32,6 +32,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("camera_id", _ID, False), ("camera_number", pa.int32(), False), ("valid_from_ns", _NS, False),
         ("host_id", _ID), ("site", pa.string()), ("angle", pa.string()), ("indoor", pa.bool_()),
         ("time_zone", pa.string()), ("clock_offset_s", pa.float64()), ("attributes", _MAP),
+        ("created_ns", _NS),  # the rows of a camera with its newest created_ns are in force, older ones are history
     ),
     "clips": _schema(
         ("clip_id", _ID, False), ("key", pa.string(), False), ("source_name", pa.string()), ("container", pa.string()),
