@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -390,12 +390,3 @@ def read_gate(text: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
     if document or judged not in ("raw", "smoothed"):
         raise UsageError(f"gate file: unknown {sorted(document) or judged!r}; legal: judged = 'raw' | 'smoothed', [[slice]]")
     return judged, tuple(slices)
-
-
-def merge_rows(selections: Sequence[Selection]) -> tuple[SelectionRow, ...]:
-    """Return the rows of several Selections, each (clip_id, start_pts, end_pts, label) once, first wins."""
-    seen: dict[tuple[str, int, int, str | None], SelectionRow] = {}
-    for selection in selections:
-        for row in selection.rows:
-            seen.setdefault((row.clip_id, row.start_pts, row.end_pts, row.label), row)
-    return tuple(seen.values())
