@@ -19,6 +19,7 @@ Per frame, in this order:
    stands as it is.
 
 `stream_recording` runs whole recordings: state is reset at a new (recording_id, boot_id) or at a gap, never at a clip border.
+`recording_frames` only decodes them, for several predictors at once.
 This module reads no tables and decides nothing; onnxruntime and numpy only.
 """
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +184,55 @@ class Predictor:
         return raw
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedFrame:
+    """A frame of a recording: uint8 (H, W, 3) RGB at (clip, pts), and its time on the recording's own clock.
+
+    `begins` is set on the first frame of a recording, where everything carried is forgotten.
+    """
+
+    clip: Clip
+    pts: int
+    time_ns: int
+    rgb: NDArray[np.uint8]
+    begins: bool
+
+
+def recording_frames(clips: Iterable[tuple[Path, Clip]], size_px: tuple[int, int]) -> Iterator[RecordedFrame]:
+    """Decode clips in the order of recording, each frame once, at `size_px` (width, height).
+
+    Times run on the recording's own clock: monotonic if its first clip knows it, else UTC; a clip that does not know
+    where it stands on that clock is taken to follow its predecessor at once.
+
+    Args:
+        clips: (a readable file, its clip), the clips of one recording together and in order.
+        size_px: what the frames are resized to.
+
+    Raises:
+        MediaError: a clip cannot be decoded.
+    """
+    recording: tuple[str, str | None] | None = None
+    clock = "start_mono_ns"
+    end_ns = 0
+    for path, clip in clips:
+        begins = (clip.recording_id, clip.boot_id) != recording
+        if begins:
+            recording = (clip.recording_id, clip.boot_id)
+            clock = "start_mono_ns" if clip.start_mono_ns is not None else "start_ns"
+            end_ns = 0
+        known_ns: int | None = getattr(clip, clock)
+        start_ns = end_ns if known_ns is None else known_ns
+        for frames in video.decode(path, size_px=size_px, index=clip.index):
+            for rgb, pts in zip(frames.rgb, frames.pts.tolist(), strict=True):
+                yield RecordedFrame(clip=clip, pts=pts, time_ns=start_ns + _ticks_ns(clip, pts), rgb=rgb, begins=begins)
+                begins = False
+        end_ns = start_ns + _ticks_ns(clip, clip.end_pts)
+
+
 def stream_recording(predictor: Predictor, clips: Iterable[tuple[Path, Clip]]) -> Iterator[tuple[Clip, int, Prediction]]:
     """Run clips in the order of recording and yield (clip, pts, prediction) for every frame that was due.
 
-    State is reset at a new (recording_id, boot_id) and at gaps, never at a clip border. Times run on the recording's
-    own clock: monotonic if its first clip knows it, else UTC; a clip that does not know where it stands on that clock is
-    taken to follow its predecessor at once.
+    State is reset at a new (recording_id, boot_id) and at gaps, never at a clip border; see `recording_frames`.
 
     Args:
         predictor: reset by this function before the first frame.
@@ -196,24 +241,12 @@ def stream_recording(predictor: Predictor, clips: Iterable[tuple[Path, Clip]]) -
     Raises:
         MediaError: a clip cannot be decoded.
     """
-    size_px = (predictor.spec.width_px, predictor.spec.height_px)
-    recording: tuple[str, str | None] | None = None
-    clock = "start_mono_ns"
-    end_ns = 0
-    for path, clip in clips:
-        if (clip.recording_id, clip.boot_id) != recording:
-            recording = (clip.recording_id, clip.boot_id)
-            clock = "start_mono_ns" if clip.start_mono_ns is not None else "start_ns"
-            end_ns = 0
+    for frame in recording_frames(clips, (predictor.spec.width_px, predictor.spec.height_px)):
+        if frame.begins:
             predictor.reset()
-        known_ns: int | None = getattr(clip, clock)
-        start_ns = end_ns if known_ns is None else known_ns
-        for frames in video.decode(path, size_px=size_px, index=clip.index):
-            for rgb, pts in zip(frames.rgb, frames.pts.tolist(), strict=True):
-                prediction = predictor.step(rgb, start_ns + _ticks_ns(clip, pts), pts=pts)
-                if prediction is not None:
-                    yield clip, pts, prediction
-        end_ns = start_ns + _ticks_ns(clip, clip.end_pts)
+        prediction = predictor.step(frame.rgb, frame.time_ns, pts=frame.pts)
+        if prediction is not None:
+            yield frame.clip, frame.pts, prediction
 
 
 def _ticks_ns(clip: Clip, pts: int) -> int:

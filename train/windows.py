@@ -1,0 +1,105 @@
+"""Which frames a model sees: a pure index of windows over the frames of one labelled row.
+
+    row [start_pts, end_pts) of a clip
+      -> inside()      the clip's pts that lie in the row, less skip_head_s and skip_tail_s
+      -> due()         one frame per period, by timestamp and the rule of `infra.predictor`
+      -> windows()     T positions in that series each, sliding or evenly spread, short rows by a stated policy
+
+Nothing here decodes, and no window holds a frame of another row, so none crosses the border of a label, a clip or a
+split. Variable frame rates need no care: only timestamps count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from infra.errors import UsageError
+from infra.predictor import resample
+
+Short = Literal["repeat", "loop", "drop"]
+Pick = Literal["slide", "even"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowSpec:
+    """How windows are taken from a row.
+
+    `pick`: "slide" gives windows of `n_frames` neighbouring frames of the resampled series, `stride` apart (the last
+    one ends with the row); "even" gives one window spread over the whole row, first and last frame included.
+    `short` says what a row with fewer frames gives: its last frame repeated, the row looped, or nothing.
+    """
+
+    n_frames: int
+    period_s: float
+    stride: int = 1
+    pick: Pick = "slide"
+    short: Short = "repeat"
+    skip_head_s: float = 0.0
+    skip_tail_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.n_frames < 1 or self.stride < 1 or self.period_s <= 0 or min(self.skip_head_s, self.skip_tail_s) < 0:
+            raise UsageError(f"{self}: n_frames and stride are at least 1, period_s above 0, skips not negative")
+        if self.pick not in ("slide", "even") or self.short not in ("repeat", "loop", "drop"):
+            raise UsageError(f"pick {self.pick!r}, short {self.short!r}; legal: slide, even; repeat, loop, drop")
+
+
+def inside(pts: Sequence[int], start_pts: int, end_pts: int, time_base: Fraction, spec: WindowSpec) -> tuple[int, ...]:
+    """Return the ascending `pts` in [start_pts + skip_head, end_pts - skip_tail); a row that the skips eat up keeps all."""
+    head = start_pts + round(Fraction(spec.skip_head_s) / time_base)
+    tail = end_pts - round(Fraction(spec.skip_tail_s) / time_base)
+    kept = tuple(p for p in pts if head <= p < tail)
+    return kept or tuple(p for p in pts if start_pts <= p < end_pts)
+
+
+def due(pts: Sequence[int], time_base: Fraction, period_s: float) -> tuple[int, ...]:
+    """Return the frames, of ascending `pts`, that a predictor begun at the first of them would use: one per `period_s`."""
+    return tuple(pts[i] for i in resample([round(p * time_base * 1_000_000_000) for p in pts], period_s))
+
+
+def even(n: int, n_frames: int) -> tuple[int, ...]:
+    """Return `n_frames` positions spread evenly over 0..n-1, the first and the last included.
+
+    Neighbours differ by floor or ceil of the exact spacing. With n < n_frames positions repeat in order.
+
+    Raises:
+        UsageError: n is 0.
+    """
+    if n < 1 or n_frames < 1:
+        raise UsageError(f"{n_frames} frames of {n}: both must be at least 1")
+    if n_frames == 1:
+        return (n // 2,)
+    return tuple((2 * i * (n - 1) + n_frames - 1) // (2 * (n_frames - 1)) for i in range(n_frames))
+
+
+def sliding(n: int, n_frames: int, step: int = 1, shift: int = 1) -> tuple[tuple[int, ...], ...]:
+    """Return every window of `n_frames` positions `step` apart, each begun `shift` after the one before.
+
+    The table of seed 001: sliding(60, 6, step=5) is (0, 5, .. 25), (1, 6, .. 26), .. (34, 39, .. 59).
+    """
+    span = (n_frames - 1) * step
+    return tuple(tuple(range(start, start + span + 1, step)) for start in range(0, n - span, shift))
+
+
+def padded(n: int, n_frames: int, short: Short) -> tuple[int, ...] | None:
+    """Return `n_frames` positions from a row of `n` < `n_frames` frames by policy; None when it drops such rows."""
+    if n == 0 or short == "drop":
+        return None
+    if short == "loop":
+        return tuple(i % n for i in range(n_frames))
+    return tuple(min(i, n - 1) for i in range(n_frames))
+
+
+def windows(n: int, spec: WindowSpec) -> tuple[tuple[int, ...], ...]:
+    """Return the windows of a row whose resampled series has `n` frames, as positions in that series."""
+    if n < spec.n_frames:
+        window = padded(n, spec.n_frames, spec.short)
+        return () if window is None else (window,)
+    if spec.pick == "even":
+        return (even(n, spec.n_frames),)
+    found = sliding(n, spec.n_frames, shift=spec.stride)
+    last = tuple(range(n - spec.n_frames, n))
+    return found if found[-1] == last else (*found, last)
