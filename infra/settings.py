@@ -194,3 +194,21 @@ def _check(document: Mapping[str, Any], text: str, path: Path) -> None:
 def with_store(settings: Settings, store_url: str) -> Settings:
     """Return the settings with another store: what `--store URL` does."""
     return dataclasses.replace(settings, store_url=store_url)
+
+
+QUIET_LIBRARIES: Mapping[str, str] = MappingProxyType(
+    {
+        "YOLO_OFFLINE": "true",  # ultralytics: no look at the network on import, no usage events
+        "YOLO_AUTOINSTALL": "false",  # ultralytics: never runs pip
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TQDM_PATCH_PRINT": "0",
+        "HF_HUB_OFFLINE": "1",  # open_clip loads weights from disk only
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+    }
+)
+"""What libraries read from the environment when they are imported; camloop never lets them phone or install."""
+
+
+def quiet_libraries() -> None:
+    """Write `QUIET_LIBRARIES` into the process's environment; call it before importing ultralytics, open_clip or ray."""
+    os.environ.update(QUIET_LIBRARIES)
