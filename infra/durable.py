@@ -11,6 +11,7 @@ it might still succeed (the kernel may have dropped the pages: RELIABILITY.md ro
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -49,19 +50,19 @@ class Disk:
 
     def rename(self, source: Path, target: Path) -> None:
         """Rename atomically, replacing `target`."""
-        os.replace(source, target)
+        source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
         """Give a file a second name; raises FileExistsError when `target` exists: the put-if-absent of a folder."""
-        os.link(source, target)
+        target.hardlink_to(source)
 
     def symlink(self, points_to: str, path: Path) -> None:
         """Create a symbolic link."""
-        os.symlink(points_to, path)
+        path.symlink_to(points_to)
 
     def unlink(self, path: Path) -> None:
         """Remove a file's name."""
-        os.unlink(path)
+        path.unlink()
 
     def mkdir(self, path: Path) -> None:
         """Create one directory; fine if it exists."""
@@ -70,6 +71,7 @@ class Disk:
 
 disk = Disk()
 _TEMPORARY = ".tmp-"
+_PIECE_BYTES = 4 << 20
 
 
 def is_temporary(name: str) -> bool:
@@ -121,6 +123,31 @@ def create(path: Path, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     disk.fsync(path.parent)
+
+
+def create_copy(target: Path, source: Path, sha256: str) -> None:
+    """Copy the file `source` to `target` unless that exists, in pieces, and only if its bytes hash to `sha256`.
+
+    Raises:
+        FileExistsError: `target` exists; it was not touched.
+        ValueError: the bytes read hash to something else; nothing was made.
+    """
+    make_dirs(target.parent)
+    temporary = _temporary(target)
+    digest = hashlib.sha256()
+    try:
+        with source.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                disk.append(temporary, piece)
+        if digest.hexdigest() != sha256:
+            raise ValueError(f"its bytes hash to {digest.hexdigest()}, not {sha256}")
+        disk.append(temporary, b"")  # an empty file has no piece
+        disk.fsync(temporary)
+        disk.link(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    disk.fsync(target.parent)
 
 
 def adopt(source: Path, target: Path) -> None:
