@@ -93,9 +93,12 @@ def read_weights(path: Path) -> Weights:
 class Detector(Protocol):
     """What finds objects. `name` is `name@version`; `size_px` the side of the square letterbox; `classes` in index order."""
 
-    name: str
-    size_px: int
-    classes: Sequence[str]
+    @property
+    def name(self) -> str: ...
+    @property
+    def size_px(self) -> int: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
 
     def __call__(self, batch: Batch) -> Batch:
         """Take `detect_rgb` uint8 (N, S, S, 3) RGB and where the picture lies in it (`READS`); replace the pixels by `ADDS`."""
@@ -175,6 +178,7 @@ class UltralyticsDetector:
 
         self.name = weights.source
         self._torch = torch
+        self._model: Any
         self._device = torch.device("cuda" if torch.cuda.is_available() and weights.path.suffix == ".pt" else "cpu")
         if weights.path.suffix == ".onnx":
             size_px, self._batch_size, names = self._open_onnx(weights.path, threads)
