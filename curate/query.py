@@ -1,0 +1,338 @@
+"""Questions about a store: filter, count, look at distributions, draw. What a notebook and `camloop query` talk to.
+
+    catalog = open_catalog("./camloop-data")
+    night = catalog.frames.where("n_person > 0 and lighting = 'night'")
+    night.count(); night.distribution(by=["camera_id"]); night.sample(200, by=["camera_id"], seed=7)
+
+A view is frozen: `where` returns a narrower one, and nothing is read before it is asked for. Its unit is what a row is:
+a *frame* that some step looked at, a *clip*, or an *interval* to which a person gave a class label.
+
+Rows are not footage. A frame stands for more time the less likely it was to be looked at; so a distribution gives both:
+rows, and seconds of footage, each frame counting its own duration / p_keep. The vault is left out unless asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+import polars as pl
+
+from curate import datasets, search
+from curate.sample import STRATEGIES, Strategy
+from curate.split import VAULT_LEAST_UNITS, in_vault
+from infra import catalog as tables
+from infra import views, where
+from infra.artefacts import Selection, Split
+from infra.errors import QueryError
+from infra.settings import Settings, load_settings
+from infra.store import Store, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Unit = Literal["frame", "clip", "interval"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+TIME = "footage_s"  # column: seconds of footage that a row stands for
+
+
+def open_catalog(store: str | Store, *, settings: Settings | None = None, vault: bool = False) -> Footage:
+    """Return what lies in a store, ready for questions.
+
+    Args:
+        store: a folder, `s3://bucket/prefix`, or an open Store.
+        settings: where credentials come from; None reads camloop.toml and the environment.
+        vault: True also shows the held-out part; commands record that as a `runs` row.
+
+    Raises:
+        CatalogError: there is no store.
+    """
+    opened = open_store(store, settings or load_settings()) if isinstance(store, str) else store
+    return Footage(tables.open_catalog(opened, create=False), vault=vault)
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """The held-out units: `n_units` exist, those in `held` are left out; below 40 units there is no vault."""
+
+    unit: str
+    share: float
+    n_units: int
+    held: frozenset[str]
+    is_open: bool
+
+    def __str__(self) -> str:
+        if self.n_units < VAULT_LEAST_UNITS or not self.share:
+            return f"no vault: {self.n_units} of {self.unit}, {VAULT_LEAST_UNITS} needed" if self.share else "no vault"
+        return f"vault: {len(self.held)} of {self.n_units} of {self.unit} {'shown' if self.is_open else 'left out'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """The catalog of a store as views. `frames`, `clips` and `intervals` are where questions start."""
+
+    catalog: tables.Catalog
+    vault: bool = False
+
+    @property
+    def frames(self) -> View:
+        """One row per frame that some step looked at."""
+        return View(self, "frame")
+
+    @property
+    def clips(self) -> View:
+        """One row per clip."""
+        return View(self, "clip")
+
+    @property
+    def intervals(self) -> View:
+        """One row per live class label; its other columns are those of the kept frame nearest its centre."""
+        return View(self, "interval")
+
+    def view(self, unit: Unit) -> View:
+        """Return the view of a unit by name."""
+        if unit not in UNITS:
+            raise QueryError(f"unit {unit!r}; legal: {', '.join(UNITS)}")
+        return View(self, unit)
+
+    def vault_state(self) -> Vault:
+        """Say what the vault holds now."""
+        unit, share = str(self.catalog.settings["vault_unit"]), float(self.catalog.settings["vault_share"])
+        units = self.catalog.scan("clips", [unit]).drop_nulls().unique().collect()[unit].to_list()
+        held = [name for name in units if in_vault(name, share)] if len(units) >= VAULT_LEAST_UNITS else []
+        return Vault(unit, share, len(units), frozenset(held), self.vault)
+
+    def similar_to(
+        self,
+        *,
+        text: str | None = None,
+        frame: tuple[str, int] | None = None,
+        k: int = 20,
+        weights: Path | None = None,
+        model_name: str | None = None,
+    ) -> pl.DataFrame:
+        """Return the k frames most like a sentence or another frame, best first, one row each with `similarity`.
+
+        Args:
+            text: what to look for; needs the open_clip weights that made the embeddings.
+            frame: (clip_id, pts) of a frame with an embedding.
+            k: how many.
+            weights: open_clip folder or file; None takes the one that `camloop curate` used last.
+            model_name: architecture of a bare weights file.
+
+        Raises:
+            QueryError: no embeddings, or neither or both of text and frame.
+        """
+        found = search.nearest(self.catalog, text=text, frame=frame, k=k, weights=weights, model_name=model_name)
+        columns = ["clip_id", "pts", "pts_s", "camera_id", "recording_id"]
+        seen = self.frames.lazy().select(columns)
+        return found.lazy().join(seen, on=["clip_id", "pts"], how="inner").sort("similarity", descending=True).collect()
+
+    def __repr__(self) -> str:
+        counts = {unit: self.view(unit).count() for unit in UNITS}
+        parts = ", ".join(f"{n:,} {unit}s" for unit, n in counts.items())
+        return f"<Footage {self.catalog.store.url}: {parts}; {self.vault_state()}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How rows and footage are spread over the values of some columns.
+
+    Attributes:
+        table: `by` columns, then rows, share_rows, footage_s (seconds), share_footage.
+        n_rows: all rows of the view.
+        footage_s: the seconds that they stand for.
+        denominator_s: seconds of all footage that was scanned (from `gops`), looked at or not.
+    """
+
+    by: tuple[str, ...]
+    table: pl.DataFrame
+    n_rows: int
+    footage_s: float
+    denominator_s: float
+
+    def __repr__(self) -> str:
+        share = f" ({self.footage_s / self.denominator_s:.1%})" if self.denominator_s else ""
+        head = f"{self.n_rows:,} rows stand for {self.footage_s:,.0f} s of {self.denominator_s:,.0f} s of footage{share}"
+        with pl.Config(tbl_rows=40, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, float_precision=3):
+            return f"{head}\n{self.table}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>".split("\n")[0] + str(self.table._repr_html_())
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the table."""
+        return self.table
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Rows of one unit that meet a where-expression. Frozen; made by `Footage` and `where`."""
+
+    footage: Footage
+    unit: Unit
+    text: str = ""
+    min_score: float = 0.25
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, text: str) -> View:
+        """Return the narrower view; the expression is read now and its columns are checked when rows are read."""
+        where.parse(text)
+        return dataclasses.replace(self, text=f"({self.text}) and ({text})" if self.text and text else self.text or text)
+
+    def counting(self, min_score: float, sources: Mapping[str, str] | None = None) -> View:
+        """Return the view with other arguments: detections count from `min_score`; `sources` names a step's source."""
+        return dataclasses.replace(self, min_score=min_score, sources=dict(sources or {}))
+
+    def lazy(self, catalog: tables.Catalog | None = None) -> pl.LazyFrame:
+        """Return the rows as a Polars LazyFrame; `start_pts`, `end_pts` and `footage_s` stand in every row.
+
+        Raises:
+            QueryError: the expression names a column that is not there (near names are offered).
+        """
+        catalog = catalog or self.footage.catalog
+        if self.unit == "clip":
+            rows = _clips(catalog)
+        else:
+            rows = views.frames_view(catalog, min_score=self.min_score, sources=self.sources or None)
+            rows = _timed(catalog, rows) if self.unit == "frame" else _intervals(catalog, rows)
+        vault = self.footage.vault_state()
+        if vault.held and not self.footage.vault:
+            rows = rows.filter(~pl.col(vault.unit).is_in(sorted(vault.held)) | pl.col(vault.unit).is_null())
+        return rows.filter(where.parse(self.text).to_polars(rows.collect_schema())) if self.text else rows
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return int(self.lazy().select(pl.len()).collect().item())
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the rows."""
+        return self.lazy().collect()
+
+    @property
+    def columns(self) -> list[str]:
+        """The names that an expression or `by` may use."""
+        return list(dataclasses.replace(self, text="").lazy().collect_schema())
+
+    def distribution(self, by: Sequence[str]) -> Distribution:
+        """Return rows and footage per combination of values, both as numbers and shares; unknown (null) is a value.
+
+        Raises:
+            QueryError: an unknown column.
+        """
+        rows = self.lazy()
+        datasets.check_columns(by, rows.collect_schema())
+        table = rows.group_by(by).agg(rows=pl.len(), footage_s=pl.col(TIME).sum()).sort(by, nulls_last=True).collect()
+        n_rows, footage_s = int(table["rows"].sum()), float(table["footage_s"].sum())
+        table = table.select(
+            *by,
+            "rows",
+            share_rows=pl.col("rows") / max(n_rows, 1),
+            footage_s="footage_s",
+            share_footage=pl.col("footage_s") / (footage_s or 1.0),
+        )
+        return Distribution(tuple(by), table, n_rows, footage_s, _scanned_s(self.footage.catalog))
+
+    def sample(
+        self,
+        n: int | None,
+        *,
+        by: Sequence[str] = (),
+        strategy: Strategy | None = None,
+        shares: Mapping[str, float] | None = None,
+        seed: int = 7,
+        name: str = "sample",
+        purpose: Literal["train", "label", "evaluate", "export"] = "train",
+        split: Mapping[Split, float] | None = None,
+        split_by: str | None = None,
+        force_leak: bool = False,
+    ) -> Selection:
+        """Draw rows and freeze them, with the query, the tables' versions and what could not be met.
+
+        Args:
+            n: how many; None takes all (with "balanced": as many of each as the rarest has).
+            by: columns whose combinations are the cells.
+            strategy: see `curate.sample`; "balanced" where there is something to balance, else "random".
+            shares: value -> share, for strategy "shares".
+            seed: another seed, another draw.
+            name: what the Selection is called.
+            purpose: what it is for.
+            split: part -> share; whole groups of `split_by` go into one part.
+            split_by: the group column.
+            force_leak: keep a split that leaks; the leaks then stand in the Selection.
+
+        Raises:
+            QueryError: unknown column or strategy, shares or a split that cannot be, or a split that would leak.
+        """
+        chosen: Strategy = strategy or ("shares" if shares else "balanced" if by and n is not None else "random")
+        if chosen not in STRATEGIES:
+            raise QueryError(f"strategy {chosen!r}; legal: {', '.join(STRATEGIES)}")
+        plan = datasets.Plan(
+            n=n, by=tuple(by), strategy=chosen, shares=dict(shares or {}), seed=seed, name=name, purpose=purpose,
+            split=dict(split or {}), split_by=split_by, force_leak=force_leak,
+        )  # fmt: skip
+        versions = self.footage.catalog.snapshot()
+        rows = self.lazy(self.footage.catalog.at(versions))
+        extra = {"min_score": self.min_score, "sources": dict(self.sources), "vault": str(self.footage.vault_state())}
+        return datasets.select(rows, plan, query=self.text, unit=self.unit, snapshots=versions, extra=extra)
+
+    def __repr__(self) -> str:
+        return f"<{self.count():,} {self.unit}s{' where ' + self.text if self.text else ''}>"
+
+    def _repr_html_(self) -> str:
+        head = f"<p>{self.count():,} {self.unit}s {'where <code>' + self.text + '</code>' if self.text else ''}</p>"
+        return head.replace("<code>" + self.text, "<code>" + _escape(self.text)) + str(
+            self.lazy().head(10).collect()._repr_html_()
+        )
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _frame_seconds(catalog: tables.Catalog) -> pl.LazyFrame:
+    """Return clip_id, tick_s (seconds per tick) and frame_s (mean seconds per frame)."""
+    columns = ["clip_id", "time_base_num", "time_base_den", "first_pts", "end_pts", "n_frames"]
+    tick_s = pl.col("time_base_num") / pl.col("time_base_den")
+    return catalog.scan("clips", columns).select(
+        "clip_id", tick_s=tick_s, frame_s=(pl.col("end_pts") - pl.col("first_pts")) * tick_s / pl.col("n_frames")
+    )
+
+
+def _timed(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
+    joined = frames.join(_frame_seconds(catalog), on="clip_id", how="left")
+    return joined.with_columns(
+        start_pts=pl.col("pts"), end_pts=pl.col("pts") + 1, **{TIME: pl.col("frame_s") / pl.col("p_keep")}
+    ).drop("tick_s", "frame_s")
+
+
+def _clips(catalog: tables.Catalog) -> pl.LazyFrame:
+    length = (pl.col("end_pts") - pl.col("first_pts")) * pl.col("time_base_num") / pl.col("time_base_den")
+    return views.clips_view(catalog).with_columns(start_pts=pl.col("first_pts"), **{TIME: length})
+
+
+def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
+    """Return one row per live class label, with the columns of the kept frame nearest its centre (null without one)."""
+    labels = catalog.scan("labels")
+    retracted = labels.filter(pl.col("retracts").is_not_null()).select(label_id="retracts")
+    live = labels.filter(pl.col("retracts").is_null() & pl.col("factor").is_null()).join(retracted, on="label_id", how="anti")
+    spans = live.select("clip_id", "start_pts", "end_pts", label="name", annotator="annotator").unique()
+    spans = spans.join(_frame_seconds(catalog), on="clip_id", how="semi")
+    spans = spans.with_columns(pts=(pl.col("start_pts") + pl.col("end_pts")) // 2).sort("pts")
+    clip_columns = ["camera_id", "recording_id", "site", "day", "source_group", "source_name"]
+    clips = views.clips_view(catalog)
+    own = [name for name in clip_columns if name in clips.collect_schema()]
+    seen = frames.drop("label", *own, strict=False).sort("pts")
+    joined = spans.join_asof(seen, on="pts", by="clip_id", strategy="nearest").join(
+        clips.select("clip_id", *own), on="clip_id", how="left"
+    )
+    timed = joined.join(_frame_seconds(catalog).select("clip_id", "tick_s"), on="clip_id", how="left")
+    return timed.with_columns(**{TIME: (pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")}).drop("tick_s", "pts")
+
+
+def _scanned_s(catalog: tables.Catalog) -> float:
+    """Return the seconds of all groups of pictures that were scanned."""
+    spans = catalog.scan("gops", ["clip_id", "start_pts", "end_pts"]).join(_frame_seconds(catalog), on="clip_id")
+    return float(spans.select(((pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")).sum()).collect().item() or 0.0)

@@ -1,0 +1,78 @@
+"""Nearest neighbours over the stored embeddings: exact, by brute force in blocks, on any machine.
+
+One dot product per frame: a million frames of 512 numbers take about a second. A sentence is embedded by the very model
+that made the vectors; which one that was stands in the `runs` row of the `camloop curate` that made them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from curate import openclip
+from infra.errors import QueryError
+
+if TYPE_CHECKING:
+    from infra.catalog import Catalog
+
+BLOCK = 65_536  # vectors held as float32 at a time
+
+
+def nearest(
+    catalog: Catalog,
+    *,
+    text: str | None,
+    frame: tuple[str, int] | None,
+    k: int,
+    weights: Path | None,
+    model_name: str | None,
+) -> pl.DataFrame:
+    """Return clip_id, pts, similarity (cosine) of the k nearest frames, best first; see `Footage.similar_to`."""
+    if (text is None) == (frame is None):
+        raise QueryError("similar_to needs either text='a person in a red jacket' or frame=(clip_id, pts)")
+    rows = catalog.scan("embeddings").filter(pl.col("det_id").is_null() & pl.col("pts").is_not_null()).collect()
+    if rows.is_empty():
+        raise QueryError("no embeddings: run camloop curate with --openclip-weights, without --without embed")
+    source = rows["source"][-1]
+    rows = rows.filter(pl.col("source") == source)
+    if frame is not None:
+        own = rows.filter((pl.col("clip_id") == frame[0]) & (pl.col("pts") == frame[1]))
+        if own.is_empty():
+            raise QueryError(f"frame {frame} has no embedding")
+        query = openclip.unpack(own["vector"].to_list(), own["dim"][0])[0]
+    else:
+        query = _embedder(catalog, source, weights, model_name).texts([str(text)])[0]
+    scores = np.concatenate([_block(rows[start : start + BLOCK], query) for start in range(0, rows.height, BLOCK)])
+    best = np.lexsort((rows["pts"].to_numpy(), -scores))[:k]
+    return rows[best].select("clip_id", "pts").with_columns(similarity=pl.Series(scores[best]))
+
+
+def _block(rows: pl.DataFrame, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = openclip.unpack(rows["vector"].to_list(), rows["dim"][0]) @ query
+    return scores
+
+
+def _embedder(catalog: Catalog, source: str, weights: Path | None, model_name: str | None) -> openclip.OpenClipEmbedder:
+    if weights is None:
+        used = _last_used(catalog, source)
+        weights, model_name = Path(used["path"]), used["model_name"]
+    made = openclip.OpenClipEmbedder(weights, model_name=model_name)
+    if made.name != source:
+        raise QueryError(
+            f"the embeddings are of {source}, these weights are {made.name}: a sentence must go through the same model"
+        )
+    return made
+
+
+def _last_used(catalog: Catalog, source: str) -> dict[str, Any]:
+    runs = catalog.scan("runs", ["command", "inputs", "end_ns"]).filter(pl.col("command") == "curate").sort("end_ns").collect()
+    for inputs in reversed(runs["inputs"].to_list()):
+        used: dict[str, Any] = json.loads(inputs or "{}").get("openclip") or {}
+        if used.get("source") == source:
+            return used
+    raise QueryError(f"nobody knows where the weights of {source} are: give weights=PATH")

@@ -1,0 +1,84 @@
+"""Each command that writes leaves one row in table `runs`: what was asked, read and made, and how it ended.
+
+    with recorded(catalog, "curate", vars(arguments)) as run:
+        run.outputs["n_clips"] = 12
+
+The row is appended when the block ends, whether it ends well, fails or is stopped; the exception goes on.
+A process that is killed leaves no row: what it committed stands in `done`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from infra import keys
+from infra.clock import Clock, SystemClock
+from infra.errors import CamloopError
+
+if TYPE_CHECKING:
+    from infra.catalog import Catalog
+
+_PLAIN = (str, int, float, bool, type(None), list, tuple)
+
+
+@dataclass(slots=True)
+class Run:
+    """What the block may add to its row; `exit_code` and `message` say how it ended."""
+
+    run_id: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    exit_code: int = 0
+    message: str = ""
+
+
+@contextmanager
+def recorded(
+    catalog: Catalog, command: str, arguments: Mapping[str, Any], *, trigger: str = "user", clock: Clock | None = None
+) -> Iterator[Run]:
+    """Record one run of a command.
+
+    Args:
+        catalog: where the row is written.
+        command: the command's name.
+        arguments: what it was called with; values that are neither plain nor lists are left out.
+        trigger: who called: a person, a schedule, the loop.
+        clock: gives start_ns and end_ns.
+    """
+    clock = clock or SystemClock()
+    run = Run(run_id=keys.new_id())
+    start_ns = clock.now_ns()
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.exit_code, run.message = 130, "stopped"
+        raise
+    except CamloopError as error:
+        run.exit_code, run.message = error.exit_code, str(error)
+        raise
+    except BaseException as error:
+        run.exit_code, run.message = 1, f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        plain = {name: value for name, value in arguments.items() if isinstance(value, _PLAIN)}
+        row = {
+            "run_id": run.run_id,
+            "command": command,
+            "arguments": _text(plain),
+            "inputs": _text(run.inputs),
+            "outputs": _text(run.outputs),
+            "trigger": trigger,
+            "start_ns": start_ns,
+            "end_ns": clock.now_ns(),
+            "exit_code": run.exit_code,
+            "message": run.message,
+        }
+        catalog.append("runs", [row], clock=clock)
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, default=str)
