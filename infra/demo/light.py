@@ -20,12 +20,12 @@ from infra.demo.truth import Lighting, Rgb, Weather
 
 # Sensor noise in levels of 255, luma and chroma; chosen so that P frames cost what they cost in real fixed-camera
 # clips (figures in docs/adr/0010): at these sizes and settings .001 to .010 bytes per pixel.
-NOISE: dict[Lighting, tuple[float, float]] = {"day": (2.0, 0.8), "dusk": (2.8, 1.4), "night": (4.2, 3.2), "infrared": (3.6, 0.0)}
+NOISE: dict[Lighting, tuple[float, float]] = {"day": (2.0, 0.8), "dusk": (2.8, 1.4), "night": (3.2, 2.2), "infrared": (3.2, 0.0)}
 _SKY: dict[Lighting, Rgb] = {
     "day": (1.0, 1.0, 1.0), "dusk": (0.78, 0.5, 0.44), "night": (0.06, 0.08, 0.15), "infrared": (0.1, 0.1, 0.1),
 }  # fmt: skip
 _AMBIENT: dict[Lighting, Rgb] = {
-    "day": (1.0, 1.0, 1.0), "dusk": (0.62, 0.49, 0.45), "night": (0.17, 0.2, 0.29), "infrared": (0.3, 0.3, 0.3),
+    "day": (1.0, 1.0, 1.0), "dusk": (0.62, 0.49, 0.45), "night": (0.17, 0.2, 0.29), "infrared": (0.26, 0.26, 0.26),
 }  # fmt: skip
 _LAMP: dict[Lighting, float] = {"day": 0.12, "dusk": 0.4, "night": 0.34, "infrared": 0.0}
 _LAMP_COLOUR = np.array([1.1, 0.9, 0.6], np.float32)
@@ -99,7 +99,7 @@ def _gain(scene: Scene, lighting: Lighting, weather: Weather | None, level: floa
     gain = np.ones((HEIGHT_PX, WIDTH_PX, 3), np.float32) * np.asarray(_AMBIENT[lighting], np.float32)
     if lighting == "infrared":  # the illuminator sits beside the lens: bright in the middle, dark towards the corners
         far = ((x - WIDTH_PX / 2) / 150) ** 2 + ((y - HEIGHT_PX * 0.56) / 112) ** 2
-        gain = gain + (0.95 * np.exp(-1.25 * far))[..., None]
+        gain = gain + (0.62 * np.exp(-1.25 * far))[..., None]
     elif scene.kind in INDOOR and lighting in ("day", "dusk"):  # light falls in through the window
         window = cv2.resize(scene.sky, (WIDTH_PX, HEIGHT_PX)).astype(np.float32)
         cx = float((window * x).sum() / max(window.sum(), 1))
@@ -117,7 +117,7 @@ def _lit(scene: Scene, lighting: Lighting, gain: NDArray[np.float32], level: flo
     size = (WIDTH_PX * SCALE, HEIGHT_PX * SCALE)
     colour = scene.colour.astype(np.float32)
     if lighting == "infrared":
-        grey = colour @ _GREY + 16 + 0.18 * scene.leaves  # leaves shine in infrared
+        grey = colour @ _GREY + 16 + 0.16 * cv2.erode(scene.leaves, np.ones((7, 7), np.uint8))  # leaves shine in infrared
         colour = np.repeat(grey[..., None], 3, axis=2)
     lit = colour * cv2.resize(gain, size, interpolation=cv2.INTER_LINEAR)
     sky = (scene.sky.astype(np.float32) / 255)[..., None]

@@ -71,7 +71,7 @@ def _person_at(plan: RecordingPlan, scene: Scene, frame_number: int) -> tuple[Po
     phase = (frame_number - beat.start_frame + 0.5) / n
     time_s = frame_number / FPS
     x1, x2, y1, y2 = scene.stage_px
-    feet = (x1 + (x2 - x1) * (beat.x_px + (beat.to_x_px - beat.x_px) * phase), y1 + (y2 - y1) * plan.feet_y_px)
+    feet = (x1 + (x2 - x1) * (beat.x + (beat.to_x - beat.x) * phase), y1 + (y2 - y1) * plan.depth)
     if beat.action == "None":
         return idle(beat.pastime, phase, plan.manner, time_s), feet, "None"
     return pose(beat.action, phase, n / FPS, plan.manner, time_s), feet, beat.action

@@ -110,7 +110,7 @@ class _Layout:
             Pen(self.leaves).disc(spot, size * 0.45, (255, 255, 255))
 
     def done(self, kind: Kind, *, horizon: float, person: float, feet: float, stage: tuple[float, float, float, float],
-             lanes: tuple[tuple[float, int], ...] = (), grain: float = 5.0) -> Scene:  # fmt: skip
+             lanes: tuple[tuple[float, int], ...] = (), grain: float = 3.5) -> Scene:  # fmt: skip
         """Add grain and hand the scene over."""
         canvas = self.pen.canvas
         fine = cv2.GaussianBlur(self.rng.normal(0, 1, canvas.shape[:2]).astype(np.float32), (0, 0), 1.1) * 2.4
@@ -191,7 +191,7 @@ def _workshop(layout: _Layout) -> Scene:
     layout.lamps.append((corner + rng.uniform(-30, 30), 8.0, 150.0))
     pen.limb([(layout.lamps[0][0], 0), (layout.lamps[0][0], 6)], 1, (40, 40, 40))
     pen.oval((layout.lamps[0][0], 9), (11, 4), (236, 236, 226))
-    return layout.done("workshop", horizon=-60, person=100, feet=168, stage=(74, 182, 152, 182), grain=6.0)
+    return layout.done("workshop", horizon=-60, person=100, feet=168, stage=(74, 182, 152, 182), grain=4.0)
 
 
 def _yard(layout: _Layout) -> Scene:
@@ -230,7 +230,7 @@ def _yard(layout: _Layout) -> Scene:
     for tree_x in (rng.uniform(150, 180), rng.uniform(212, 246)) if side == 0 else (rng.uniform(10, 44), rng.uniform(76, 106)):
         layout.tree(tree_x, horizon + rng.uniform(16, 34), rng.uniform(80, 108))
     layout.bush(rng.uniform(60, 196), horizon + 18, 13)
-    return layout.done("yard", horizon=horizon - 26, person=104, feet=172, stage=(80, 178, 160, 184), grain=7.0)
+    return layout.done("yard", horizon=horizon - 26, person=104, feet=172, stage=(80, 178, 160, 184), grain=5.0)
 
 
 def _street(layout: _Layout) -> Scene:
@@ -268,7 +268,7 @@ def _street(layout: _Layout) -> Scene:
     pen.oval((post + 14, 23), (6, 2.4), (240, 236, 210))
     layout.lamps.append((post + 14, 24.0, 140.0))
     return layout.done("street", horizon=30, person=62, feet=kerb + 19, stage=(40, 216, kerb + 14, kerb + 22),
-                       lanes=((middle - 6, 1), (HEIGHT_PX - 8, -1)), grain=6.0)  # fmt: skip
+                       lanes=((middle - 6, 1), (HEIGHT_PX - 8, -1)), grain=4.0)  # fmt: skip
 
 
 _MAKERS: dict[Kind, Callable[[_Layout], Scene]] = {"hall": _hall, "workshop": _workshop, "yard": _yard, "street": _street}

@@ -14,6 +14,7 @@ Hall, workshop and yard see actions; the street sees people walk, cars and an an
 from __future__ import annotations
 
 import datetime
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -65,14 +66,17 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One piece of a recording's script: `action` (or the pastime of a None) over frames [start_frame, end_frame)."""
+    """One piece of a recording's script: `action` (or the pastime of a None) over frames [start_frame, end_frame).
+
+    The person moves from `x` to `to_x`, shares of the scene's stage (0 its left edge, 1 its right).
+    """
 
     start_frame: int
     end_frame: int
     action: Action
     pastime: Pastime
-    x_px: float
-    to_x_px: float
+    x: float
+    to_x: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,7 @@ class RecordingPlan:
     level: float
     person: Person | None
     manner: Manner
-    feet_y_px: float
+    depth: float  # where on the stage, from far (0) to near (1)
     script: tuple[Beat, ...]
     n_frames: int
     start_ns: int
@@ -202,16 +206,15 @@ def _draw_plan(
 ) -> RecordingPlan:  # fmt: skip
     # Every draw is made in every case, so that one condition changes nothing but itself.
     n_frames = round(float(rng.uniform(*duration_s)) * FPS)
-    hour = float(rng.uniform(*_HOURS[lighting]))
+    batch_hash = zlib.crc32(batch.encode())
+    # golden-ratio steps through the hours: recordings of one day never overlap
+    hour = float(np.interp((batch_hash / 2**32 + number // 5 * 0.6180339887) % 1, (0, 1), _HOURS[lighting]))
     level, near = float(rng.uniform(0.88, 1.12)), float(rng.uniform())
     empty, busy, switched = rng.random() < empty_share, rng.random(2), float(rng.uniform())
     someone = draw_person(rng)
     manner = draw_manner(rng, someone.actor_side)
-    stage = _STAGES[camera.kind]
-    acts = camera.kind in SCENES_WITH_ACTIONS
-    script = _script(rng, n_frames, stage, acts, number)
-    day = number % 5 + 7 * (sum(batch.encode()) % 40)  # working days; a batch has its week
-    start = _FIRST_DAY + datetime.timedelta(days=day, hours=hour, seconds=number % 7)
+    script = _script(rng, n_frames, camera.kind in SCENES_WITH_ACTIONS, number)
+    start = _FIRST_DAY + datetime.timedelta(days=number % 5 + 7 * (batch_hash % 50), hours=hour)  # five days of the batch's week
     outdoors = not camera.indoor
     return RecordingPlan(
         recording_id=keys.derived_id("recording", world_seed, part, batch, number),
@@ -224,7 +227,7 @@ def _draw_plan(
         level=level,
         person=None if empty else someone,
         manner=manner,
-        feet_y_px=near,
+        depth=near,
         script=script,
         n_frames=n_frames,
         start_ns=round(start.timestamp()) * 1_000_000_000,
@@ -235,25 +238,20 @@ def _draw_plan(
     )
 
 
-# Where people stand, as shares of the scene's stage: they act anywhere on it and cross all of it on the street.
-_STAGES: dict[Kind, tuple[float, float]] = {"hall": (0.0, 1.0), "workshop": (0.0, 1.0), "yard": (0.0, 1.0), "street": (-0.3, 1.3)}
-
-
-def _script(rng: np.random.Generator, n_frames: int, stage: tuple[float, float], acts: bool, number: int) -> tuple[Beat, ...]:
-    """Write what the person does: actions of about two seconds, apart by None. `x_px` are shares of the stage here."""
+def _script(rng: np.random.Generator, n_frames: int, acts: bool, number: int) -> tuple[Beat, ...]:
+    """Write what the person does: actions of about two seconds, apart by None; who does not act walks past."""
     pace = float(rng.uniform(0.85, 1.2))
     beats: list[Beat] = []
     x, frame, turn = float(rng.uniform(0.15, 0.85)), 0, int(rng.integers(4)) + number
     if not acts:
-        x = float(stage[0])
+        ends = (-0.35, 1.35) if x < 0.5 else (1.35, -0.35)
+        return (Beat(0, n_frames, "None", "walk", *ends),)
     while frame < n_frames:
         draws = rng.random(6)
-        pause = n_frames if not acts else frame + max(5, round(FPS * (0.6 + 1.0 * draws[0]) * pace))
+        pause = frame + max(5, round(FPS * (0.6 + 1.0 * draws[0]) * pace))
         pastime: Pastime = PASTIMES[int(draws[1] * len(PASTIMES))] if draws[2] < 0.45 else "stand"
         to_x = x
-        if not acts:
-            pastime, to_x = "walk", float(stage[1])
-        elif draws[3] < 0.3:
+        if draws[3] < 0.3:
             pastime, to_x = "walk", min(max(x + (draws[4] - 0.5) * 0.9, 0.0), 1.0)
         end = min(pause, n_frames)
         if n_frames - end < 12:  # too short for an action: this pause is the last piece
@@ -264,7 +262,7 @@ def _script(rng: np.random.Generator, n_frames: int, stage: tuple[float, float],
             length = round(FPS * float(rng.uniform(1.8, 2.2)) * pace)
             end = frame + length
             if end > n_frames:
-                beats[-1] = Beat(beats[-1].start_frame, n_frames, "None", "stand", beats[-1].x_px, beats[-1].to_x_px)
+                beats[-1] = Beat(beats[-1].start_frame, n_frames, "None", "stand", beats[-1].x, beats[-1].to_x)
                 break
             beats.append(Beat(frame, end, _ACTING[turn % 4], "stand", x, x))
             turn += 1 + 2 * int(draws[5] < 0.3)
