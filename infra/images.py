@@ -1,0 +1,178 @@
+"""Clips made of images: an uncompressed tar whose images keep their names and bytes, and `camloop.json` saying when.
+
+`camloop.json` is the first member: {"version": 1, "rate": [num, den]} (frames a second, pts = rank, time base 1/rate) or
+{"version": 1, "pts_ns": [...]} (one integer per image, time base 1 ns, pts counted from the first; "start_ns" then holds
+the first as UTC, when it is one). The order of the other members is the order of the frames.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import av
+
+from infra.errors import MediaError, UsageError
+
+INDEX_NAME: Final = "camloop.json"
+VERSION: Final = 1
+MAX_INDEX_BYTES: Final = 64 << 20
+MAX_IMAGE_BYTES: Final = 64 << 20
+MAX_IMAGES: Final = 500_000
+MAX_PIXELS: Final = 7680 * 4320  # 8K; a 390 KB file of 15360x8640 took 0.6 GB (RELIABILITY.md 1.3)
+CODECS: Final = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png"}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a tar: where its bytes lie and when it was."""
+
+    name: str
+    pts: int
+    duration: int
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """The index of a clip of images; `start_ns` is UTC or None."""
+
+    images: tuple[Image, ...]
+    time_base: Fraction
+    start_ns: int | None
+
+
+def is_roll(path: Path) -> bool:
+    """Say whether the file begins like a tar."""
+    try:
+        with path.open("rb") as file:
+            return file.read(262)[257:] == b"ustar"
+    except OSError:
+        return False
+
+
+def pack_images(
+    paths: Sequence[Path], out: Path, *, rate: Fraction | int | str | None = None, pts_ns: Sequence[int] | None = None,
+    names: Sequence[str] | None = None, start_ns: int | None = None,
+) -> None:
+    """Write images as one clip. The same images and times give the same bytes.
+
+    Args:
+        paths: JPEG or PNG files in the order of their frames.
+        out: the tar to write; an existing file is replaced.
+        rate: frames a second ("30000/1001" is fine); or
+        pts_ns: one integer per image, strictly increasing, nanoseconds of any clock.
+        names: member names, when the files' own are not distinct.
+        start_ns: UTC of the first frame, if known.
+
+    Raises:
+        UsageError: no images, another kind of file, names or times that do not fit.
+    """
+    names = [path.name for path in paths] if names is None else list(names)
+    if not paths or len(names) != len(paths) or len(set(names)) != len(names):
+        raise UsageError(f"{out.name}: {len(paths)} images with {len(set(names))} distinct names; give one name per image")
+    if odd := next((name for name in names if Path(name).suffix.lower() not in CODECS), None):
+        raise UsageError(f"{odd}: not an image of a clip; legal: {', '.join(CODECS)}")
+    if (rate is None) == (pts_ns is None):
+        raise UsageError(f"{out.name}: give either a rate or one time per image")
+    index: dict[str, Any] = {"version": VERSION, "start_ns": start_ns}
+    if rate is not None:
+        exact = Fraction(rate)
+        index["rate"] = [exact.numerator, exact.denominator]
+    else:
+        index["pts_ns"] = list(pts_ns or ())
+    _times(index, len(paths), out.name, UsageError)
+    with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, INDEX_NAME, json.dumps(index, sort_keys=True, separators=(",", ":")).encode())
+        for name, path in zip(names, paths, strict=True):
+            _add(tar, name, path.read_bytes())
+
+
+def read_roll(path: Path) -> Roll:
+    """Return the index of a clip of images.
+
+    Raises:
+        MediaError: a compressed, cut or foreign tar, no `camloop.json`, or times that do not fit the images.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = tar.getmembers()
+            listed = next((member for member in members if member.name == INDEX_NAME), None)
+            source = None if listed is None or listed.size > MAX_INDEX_BYTES else tar.extractfile(listed)
+            if source is None:
+                raise MediaError(f"{path.name}: a tar without {INDEX_NAME} is not a clip; make one with `pack_images`")
+            index = json.loads(source.read())
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise MediaError(f"{path.name}: cannot be read as a tar of images: {error}") from error
+    found = [m for m in members if m.isfile() and Path(m.name).suffix.lower() in CODECS]
+    if not found or len(found) > MAX_IMAGES or max(m.size for m in found) > MAX_IMAGE_BYTES:
+        raise MediaError(f"{path.name}: {len(found)} images; legal: 1 to {MAX_IMAGES}, each up to {MAX_IMAGE_BYTES} bytes")
+    if max(m.offset_data + m.size for m in found) > path.stat().st_size:
+        raise MediaError(f"{path.name}: cut off: its last image is not whole; fetch or pack it again")
+    if not isinstance(index, dict) or index.get("version") != VERSION:
+        raise MediaError(f"{path.name}: {INDEX_NAME} is not of version {VERSION}")
+    pts, time_base = _times(index, len(found), path.name, MediaError)
+    steps = [b - a for a, b in itertools.pairwise(pts)]
+    steps.append(sorted(steps)[len(steps) // 2] if steps else 1)
+    start_ns = index.get("start_ns")
+    rolled = tuple(Image(m.name, p, d, m.offset_data, m.size) for m, p, d in zip(found, pts, steps, strict=True))
+    return Roll(rolled, time_base, start_ns if isinstance(start_ns, int) else None)
+
+
+def decode_image(data: bytes, name: str) -> Any:
+    """Return the av.VideoFrame of one JPEG or PNG file.
+
+    Raises:
+        MediaError: it cannot be decoded.
+    """
+    try:
+        context: Any = av.CodecContext.create(CODECS[Path(name).suffix.lower()], "r")
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        frames = [*context.decode(av.Packet(data)), *context.decode(None)]
+    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+        raise MediaError(f"{name}: cannot be decoded: {error}") from error
+    if len(frames) != 1:
+        raise MediaError(f"{name}: holds {len(frames)} pictures; legal: 1")
+    return frames[0]
+
+
+def read_images(path: Path, images: Sequence[Image]) -> Iterator[tuple[Image, bytes]]:
+    """Yield each image with its bytes, as stored."""
+    with path.open("rb") as file:
+        for image in images:
+            file.seek(image.offset)
+            yield image, file.read(image.n_bytes)
+
+
+def _times(index: dict[str, Any], n_images: int, name: str, wrong: type[Exception]) -> tuple[list[int], Fraction]:
+    """Return (pts, time base) as the index says them."""
+    rate: Any = index.get("rate")
+    pts_ns = index.get("pts_ns")
+    if pts_ns is not None:
+        is_integers = len(pts_ns) == n_images and all(type(t) is int for t in pts_ns)
+        if not is_integers or any(b <= a for a, b in itertools.pairwise(pts_ns)):
+            raise wrong(f"{name}: {len(pts_ns)} times for {n_images} images; legal: one integer each, strictly increasing")
+        return [t - pts_ns[0] for t in pts_ns], Fraction(1, 1_000_000_000)
+    try:
+        numerator, denominator = rate
+        exact = Fraction(numerator, denominator)
+    except (TypeError, ValueError, ZeroDivisionError):
+        exact = Fraction(0)
+    if exact <= 0:
+        raise wrong(f"{name}: rate {rate!r}; legal: [numerator, denominator] of a positive number of frames a second")
+    return list(range(n_images)), 1 / exact
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add one member without owner, date or mode of this machine."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
