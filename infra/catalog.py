@@ -72,7 +72,7 @@ def _schema(table: str) -> Any:
 
 
 def live_batches(done: pl.DataFrame) -> pl.DataFrame:
-    """Return scope, scope_id, step, fingerprint and batch_id of the batches that count, one per (scope, scope_id, step).
+    """Return the batches that count, one per (scope, scope_id, step), with fingerprint, batch_id and done_ns.
 
     Args:
         done: rows of table `done`.
@@ -81,7 +81,7 @@ def live_batches(done: pl.DataFrame) -> pl.DataFrame:
     ordered = done.sort("done_ns", "batch_id")
     newest = ordered.group_by(unit).agg(pl.col("fingerprint").last())
     earliest = ordered.unique([*unit, "fingerprint"], keep="first", maintain_order=True)
-    return earliest.join(newest, on=[*unit, "fingerprint"], how="semi").select(*unit, "fingerprint", "batch_id")
+    return earliest.join(newest, on=[*unit, "fingerprint"], how="semi").select(*unit, "fingerprint", "batch_id", "done_ns")
 
 
 class Catalog:
@@ -202,7 +202,7 @@ class Catalog:
         return frame.select(chosen)
 
     def live(self) -> pl.DataFrame:
-        """Return the live batches: scope, scope_id, step, fingerprint, batch_id (see `live_batches`)."""
+        """Return the batches that count: scope, scope_id, step, fingerprint, batch_id, done_ns (see `live_batches`)."""
         files = self._files("done")
         names = frozenset(file.name for file in files)
         if self._live is None or self._live[0] != names:

@@ -1,0 +1,233 @@
+"""The two views that people query: one row per live clip, one row per live frame, everything known joined in.
+
+`clips_view`: the columns of `clips`, the camera row valid at the clip's start (angle, indoor, time_zone, host, and each of
+its attributes as a column), factors that hold for the whole clip, and the number of failures.
+
+`frames_view`: one row per live row of `frames`, with its clip's and camera's columns, and
+- `pts_s` = pts x time base, `capture_ns` (UTC, null when the start is unknown), `hour` (0-23, the camera's local time);
+- `n_<class>`: detections with score >= min_score; 0 where the detector looked and found none, null where it did not look;
+- `<factor>` and `<factor>_source`: a person's word, else a model's tag, else what is fixed for the camera; the newest
+  within a kind, a frame's tag before a clip's;
+- `label`: the newest class label without a box that covers pts and was not retracted, else null.
+
+Which columns there are depends on the store: classes, factors and attributes are read when the view is made; the rest is
+lazy. An attribute or factor whose name is taken by a column of the floor is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import polars as pl
+
+from infra.catalog import Catalog
+from infra.errors import QueryError
+
+DETECT: Final = "detect"
+"""Name of the step after whose `done` a frame without detections counts 0."""
+
+FRAME_MEASURES: Final = ("brightness", "contrast", "blur", "colourfulness", "motion_score", "p_keep")
+_CLIP_COLUMNS: Final = (
+    "camera_id", "camera_number", "recording_id", "boot_id", "seq", "site", "day", "source_group", "host_id", "source_name",
+    "container", "codec", "clock", "index", "state", "width_px", "height_px", "start_ns", "first_pts", "end_pts",
+    "time_base_num", "time_base_den", "time_zone", "indoor",
+)  # fmt: skip
+_COMPUTED: Final = ("clip_id", "pts", "pts_s", "capture_ns", "hour", "label", "n_failures")
+_FIRST: Final = -(2**63)
+_LAST: Final = 2**63 - 1
+
+
+def class_column(class_name: str) -> str:
+    """Return the column that counts a class: `traffic light` -> `n_traffic_light`."""
+    return "n_" + (re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_") or "unnamed")
+
+
+def clips_view(catalog: Catalog) -> pl.LazyFrame:
+    """Return one row per live clip, sorted by clip_id (see the module).
+
+    Returns:
+        The columns of `clips` but batch_id and schema_version, camera columns and attributes, `<factor>` with
+        `<factor>_source` for what holds for the whole clip, n_failures (int).
+    """
+    clips, static = _clips(catalog)
+    words = _words(catalog).filter(pl.col("factor").is_not_null())
+    extent = clips.select("clip_id", "first_pts", clip_end="end_pts").collect()
+    whole = words.join(extent, on="clip_id").filter(
+        pl.col("start_pts") <= pl.col("first_pts"), pl.col("end_pts") >= pl.col("clip_end")
+    )
+    tags = _tags(catalog, {}).filter(pl.col("pts").is_null()).collect()
+    for factor in _factors(clips, static, whole["factor"], tags["factor"]):
+        human, model = (
+            found.filter(pl.col("factor") == factor)
+            .unique("clip_id", keep="last")
+            .select("clip_id", pl.col("name").alias(kind))
+            for found, kind in ((whole, "_human"), (tags, "_model"))
+        )
+        clips = clips.join(human.lazy(), on="clip_id", how="left").join(model.lazy(), on="clip_id", how="left")
+        clips = _resolve(clips, factor, "_human", ["_model"], factor in static)
+    failures = catalog.scan("failures", ["clip_id"]).drop_nulls().group_by("clip_id").len("n_failures")
+    clips = clips.join(failures, on="clip_id", how="left")
+    return clips.with_columns(pl.col("n_failures").fill_null(0).cast(pl.Int64)).sort("clip_id")
+
+
+def frames_view(
+    catalog: Catalog,
+    *,
+    min_score: float = 0.25,
+    sources: Mapping[str, str] | None = None,
+    classes: Sequence[str] = ("person",),
+) -> pl.LazyFrame:
+    """Return one row per live frame, sorted by clip_id and pts (see the module).
+
+    Args:
+        catalog: the tables, or a snapshot of them.
+        min_score: the least score of a detection that counts in `n_<class>`; in [0, 1].
+        sources: "detections" or a factor -> the `name@version` to use; without, what is live, the newest first.
+        classes: class names that have a column even when none was ever found; every class ever found has one.
+
+    Raises:
+        QueryError: `min_score` is outside [0, 1].
+        CatalogError: a damaged log or, on collect, data file.
+    """
+    if not 0 <= min_score <= 1:
+        raise QueryError(f"min_score {min_score:g} is outside [0, 1]")
+    sources = dict(sources or {})
+    clips, static = _clips(catalog)
+    frames = catalog.scan("frames", ["clip_id", "pts", *FRAME_MEASURES])
+    frames = frames.join(clips.select("clip_id", *_CLIP_COLUMNS, *static), on="clip_id", how="inner")
+    frames = _with_times(frames)
+    frames = _with_counts(frames, catalog, min_score, sources.pop("detections", None), classes)
+    frames = _with_factors(frames, catalog, static, sources)
+    labels = _words(catalog).filter(pl.col("factor").is_null(), pl.col("x1").is_null())
+    return covered(frames, segments(labels), "label").sort("clip_id", "pts")
+
+
+def _clips(catalog: Catalog) -> tuple[pl.LazyFrame, list[str]]:
+    """Return live clips with the camera row valid at their start (of an unknown start, the newest), and its factors."""
+    cameras = catalog.scan("cameras").collect()
+    written = pl.col("created_ns").fill_null(0)
+    cameras = cameras.filter(written == written.max().over("camera_id"))
+    cameras = cameras.unique(["camera_id", "valid_from_ns"], keep="first", maintain_order=True).sort("valid_from_ns")
+    attributes = [json.loads(text or "{}") for text in cameras["attributes"]]
+    clips = catalog.scan("clips").drop("batch_id", "schema_version")
+    taken = {*clips.collect_schema().names(), *cameras.columns, *FRAME_MEASURES, *_COMPUTED}
+    names = sorted({name for found in attributes for name in found} - taken)
+    columns = [pl.Series(n, [str(found[n]) if n in found else None for found in attributes], pl.String) for n in names]
+    fixed = cameras.with_columns(columns).select(
+        "camera_id", "valid_from_ns", "angle", "indoor", "time_zone", *names, camera_site="site"
+    )
+    joined = clips.with_columns(_at=pl.col("start_ns").fill_null(_LAST)).sort("_at", "clip_id").join_asof(
+        fixed.lazy(), left_on="_at", right_on="valid_from_ns", by="camera_id", strategy="backward", check_sortedness=False
+    )  # fmt: skip
+    joined = joined.with_columns(pl.coalesce("site", "camera_site").alias("site"))
+    return joined.drop("_at", "camera_site", "valid_from_ns", strict=False), ["angle", *names]
+
+
+def _with_times(frames: pl.LazyFrame) -> pl.LazyFrame:
+    """Add pts_s, capture_ns and hour."""
+    tick_s = pl.col("time_base_num") / pl.col("time_base_den")
+    since_start_ns = ((pl.col("pts") - pl.col("first_pts")) * tick_s * 1_000_000_000).round().cast(pl.Int64)
+    frames = frames.with_columns(pts_s=pl.col("pts") * tick_s, capture_ns=pl.col("start_ns") + since_start_ns)
+    zone = pl.col("time_zone").fill_null("UTC")
+    utc = pl.from_epoch("capture_ns", time_unit="ns").dt.replace_time_zone("UTC")
+    zones = frames.select(zone.unique()).collect()["time_zone"].sort()
+    hours = [pl.when(zone == name).then(utc.dt.convert_time_zone(name).dt.hour()) for name in zones]
+    return frames.with_columns(hour=pl.coalesce(*hours, pl.lit(None, pl.Int8)))
+
+
+def _with_counts(
+    frames: pl.LazyFrame, catalog: Catalog, min_score: float, source: str | None, classes: Sequence[str]
+) -> pl.LazyFrame:
+    """Add n_<class>: null where the detector did not look, 0 where it found none."""
+    found = catalog.scan("detections", ["clip_id", "pts", "source", "class_name", "score"])
+    looked = pl.DataFrame({"clip_id": sorted(catalog.done(DETECT))}, {"clip_id": pl.String}).lazy()
+    if source is not None:  # a clip whose live detections are all of another source was not looked at by this one
+        others = found.group_by("clip_id").agg(own=(pl.col("source") == source).any()).filter(~pl.col("own"))
+        looked = looked.join(others, on="clip_id", how="anti")
+        found = found.filter(pl.col("source") == source)
+    columns: dict[str, list[str]] = {}
+    for name in sorted({*found.select(pl.col("class_name").unique()).collect()["class_name"], *classes}):
+        columns.setdefault(class_column(name), []).append(name)
+    counted = found.filter(pl.col("score") >= min_score).group_by("clip_id", "pts").agg(
+        pl.col("class_name").is_in(names).sum().cast(pl.Int64).alias(column) for column, names in columns.items()
+    )  # fmt: skip
+    frames = frames.join(looked.with_columns(_looked=pl.lit(0, pl.Int64)), on="clip_id", how="left")
+    frames = frames.join(counted, on=["clip_id", "pts"], how="left")
+    return frames.with_columns(pl.coalesce(column, "_looked").alias(column) for column in columns).drop("_looked")
+
+
+def _with_factors(frames: pl.LazyFrame, catalog: Catalog, static: Sequence[str], sources: Mapping[str, str]) -> pl.LazyFrame:
+    """Add each factor with its source."""
+    words = _words(catalog).filter(pl.col("factor").is_not_null())
+    tags = _tags(catalog, sources)
+    tagged = tags.select(pl.col("factor").unique()).collect()["factor"]
+    for factor in _factors(frames, static, words["factor"], tagged):
+        human = segments(words.filter(pl.col("factor") == factor))
+        mine = tags.filter(pl.col("factor") == factor).select("clip_id", "pts", "name")
+        by_frame = mine.filter(pl.col("pts").is_not_null()).unique(["clip_id", "pts"], keep="last").rename({"name": "_frame"})
+        by_clip = mine.filter(pl.col("pts").is_null()).unique("clip_id", keep="last").select("clip_id", _clip="name")
+        frames = covered(frames, human, "_human")
+        frames = frames.join(by_frame, on=["clip_id", "pts"], how="left").join(by_clip, on="clip_id", how="left")
+        frames = _resolve(frames, factor, "_human", ["_frame", "_clip"], factor in static)
+    return frames
+
+
+def _factors(frame: pl.LazyFrame, static: Sequence[str], *found: pl.Series) -> list[str]:
+    """Return the names of all factors, but those that a column of the floor has taken."""
+    taken = set(frame.collect_schema().names()) | set(_COMPUTED)
+    return sorted({name for names in found for name in names if name not in taken} | set(static))
+
+
+def _resolve(frame: pl.LazyFrame, factor: str, human: str, models: Sequence[str], fixed: bool) -> pl.LazyFrame:
+    """Replace the candidates' columns by `<factor>` and `<factor>_source`: human > model > static."""
+    static = pl.col(factor).cast(pl.String) if fixed else pl.lit(None, pl.String)
+    model = pl.coalesce(*models)
+    source = (
+        pl.when(pl.col(human).is_not_null()).then(pl.lit("human"))
+        .when(model.is_not_null()).then(pl.lit("model"))
+        .when(static.is_not_null()).then(pl.lit("static"))
+    )  # fmt: skip
+    value = pl.coalesce(human, model, static)
+    return frame.with_columns(value.alias(factor), source.alias(f"{factor}_source")).drop(human, *models)
+
+
+def _tags(catalog: Catalog, sources: Mapping[str, str]) -> pl.LazyFrame:
+    """Return live tags, the one that counts last: newest step, then source, then score."""
+    when = catalog.live().group_by("batch_id").agg(pl.col("done_ns").max())
+    tags = catalog.scan("tags").join(when.lazy(), on="batch_id", how="left")
+    for factor, source in sources.items():
+        tags = tags.filter((pl.col("factor") != factor) | (pl.col("source") == source))
+    return tags.sort("done_ns", "source", "score", nulls_last=False)
+
+
+def _words(catalog: Catalog) -> pl.DataFrame:
+    """Return the labels that were not retracted, the newest last; no start or end means the clip's."""
+    labels = catalog.scan("labels").collect()
+    labels = labels.filter(pl.col("retracts").is_null(), ~pl.col("label_id").is_in(labels["retracts"].drop_nulls().implode()))
+    bounds = [pl.col("start_pts").fill_null(_FIRST), pl.col("end_pts").fill_null(_LAST)]
+    return labels.with_columns(bounds).sort("created_ns", "label_id", nulls_last=False)
+
+
+def segments(words: pl.DataFrame) -> pl.DataFrame:
+    """Cut overlapping intervals into stretches that have one name: that of the last row which covers them.
+
+    Args:
+        words: clip_id, start_pts, end_pts (half-open), name; the row that wins last.
+
+    Returns:
+        clip_id, pts (start of a stretch, up to the next), name (null = nothing covers it), sorted by clip_id and pts.
+    """
+    words = words.select("clip_id", "start_pts", "end_pts", "name").with_row_index("_rank")
+    cuts = pl.concat([words.select("clip_id", pts=column) for column in ("start_pts", "end_pts")]).unique()
+    covers = cuts.join(words, on="clip_id").filter(pl.col("start_pts") <= pl.col("pts"), pl.col("pts") < pl.col("end_pts"))
+    winners = covers.sort("_rank").unique(["clip_id", "pts"], keep="last").select("clip_id", "pts", "name")
+    return cuts.join(winners, on=["clip_id", "pts"], how="left").sort("clip_id", "pts")
+
+
+def covered(frames: pl.LazyFrame, stretches: pl.DataFrame, column: str) -> pl.LazyFrame:
+    """Add `column`: the name of the stretch (see `segments`) that covers each frame's (clip_id, pts), or null."""
+    named = stretches.select("clip_id", "pts", pl.col("name").alias(column)).sort("pts")
+    return frames.sort("pts").join_asof(named.lazy(), on="pts", by="clip_id", strategy="backward", check_sortedness=False)
