@@ -23,11 +23,10 @@ Tagging is a pure function of rows that stand in the tables already, so that a c
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +34,9 @@ from numpy.typing import NDArray
 from infra import where
 from infra.errors import CamloopError, UsageError
 from infra.keys import json_sha256
+
+if TYPE_CHECKING:
+    import polars as pl
 
 VERSION = 1
 ORIGINS = ("lighting", "prompts", "rule", "camera")
@@ -155,33 +157,38 @@ def _rules(at: str, rules: Sequence[Mapping[str, str]]) -> tuple[tuple[str, wher
     return tuple(made)
 
 
-def by_rules(factor: Factor, row: Mapping[str, Any]) -> str | None:
-    """Return the value of the first rule that holds for `row`; None when none does or its columns are unknown.
+def by_rules(factor: Factor, schema: pl.Schema) -> pl.Expr:
+    """Return the expression that gives the value of the first rule that holds, null when none does.
 
     Args:
         factor: one with origin "rule".
-        row: columns of one frame: `n_<class>` (None where no detector looked), quality measures, motion_score.
+        schema: of `infra.views.frames_view`, whose columns the rules name.
+
+    Raises:
+        QueryError: a rule names a column that is not there.
     """
-    for value, expression in factor.rules:
-        if where.matches(expression, {column: row.get(column) for column in expression.columns}):
-            return value
-    return None
+    import polars as pl
+
+    conditions = [pl.when(expression.to_polars(schema)).then(pl.lit(value)) for value, expression in factor.rules]
+    return pl.coalesce(conditions)
 
 
 def by_prompts(
-    factor: Factor, image: NDArray[np.float32], texts: NDArray[np.float32], scale: float
-) -> tuple[str, float] | None:
-    """Return the best value and its probability, or None under the factor's floor.
+    factor: Factor, images: NDArray[np.float32], texts: NDArray[np.float32], scale: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return for each picture the index of its best prompt and that prompt's probability.
 
     Args:
         factor: one with origin "prompts".
-        image: float32 (dim,), the picture's embedding, unit length.
+        images: float32 (N, dim) embeddings, unit length.
         texts: float32 (n prompts, dim) in the order of `factor.prompts`, unit length.
         scale: the model's logit scale (its temperature), as a factor.
+
+    Returns:
+        int64 (N,) indices into `factor.prompts` and float32 (N,) probabilities; the floor is the caller's to apply.
     """
-    logits = [scale * float(value) for value in texts @ image]
-    top = max(logits)
-    weights = [math.exp(value - top) for value in logits]
-    best = max(range(len(weights)), key=weights.__getitem__)
-    prob = weights[best] / sum(weights)
-    return (list(factor.prompts)[best], prob) if prob >= factor.floor else None
+    logits = scale * (images @ texts.T)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs = weights / weights.sum(axis=1, keepdims=True)
+    best = probs.argmax(axis=1)
+    return best.astype(np.int64), probs[np.arange(len(best)), best].astype(np.float32)

@@ -187,7 +187,7 @@ class View:
         return dataclasses.replace(self, min_score=min_score, sources=dict(sources or {}))
 
     def lazy(self, catalog: tables.Catalog | None = None) -> pl.LazyFrame:
-        """Return the rows as a Polars LazyFrame; `start_pts`, `end_pts` and `footage_s` stand in every row.
+        """Return the rows as a Polars LazyFrame, with `footage_s`: the seconds of footage that each stands for.
 
         Raises:
             QueryError: the expression names a column that is not there (near names are offered).
@@ -274,7 +274,7 @@ class View:
             split=dict(split or {}), split_by=split_by, force_leak=force_leak,
         )  # fmt: skip
         versions = self.footage.catalog.snapshot()
-        rows = self.lazy(self.footage.catalog.at(versions))
+        rows = self.lazy(self.footage.catalog.at(versions)).with_columns(**_span(self.unit))
         extra = {"min_score": self.min_score, "sources": dict(self.sources), "vault": str(self.footage.vault_state())}
         return datasets.select(rows, plan, query=self.text, unit=self.unit, snapshots=versions, extra=extra)
 
@@ -303,14 +303,19 @@ def _frame_seconds(catalog: tables.Catalog) -> pl.LazyFrame:
 
 def _timed(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
     joined = frames.join(_frame_seconds(catalog), on="clip_id", how="left")
-    return joined.with_columns(
-        start_pts=pl.col("pts"), end_pts=pl.col("pts") + 1, **{TIME: pl.col("frame_s") / pl.col("p_keep")}
-    ).drop("tick_s", "frame_s")
+    return joined.with_columns(**{TIME: pl.col("frame_s") / pl.col("p_keep")}).drop("tick_s", "frame_s")
+
+
+def _span(unit: Unit) -> dict[str, pl.Expr]:
+    """Return what a row of the unit covers, [start_pts, end_pts)."""
+    if unit == "frame":
+        return {"start_pts": pl.col("pts"), "end_pts": pl.col("pts") + 1}
+    return {"start_pts": pl.col("first_pts" if unit == "clip" else "start_pts"), "end_pts": pl.col("end_pts")}
 
 
 def _clips(catalog: tables.Catalog) -> pl.LazyFrame:
     length = (pl.col("end_pts") - pl.col("first_pts")) * pl.col("time_base_num") / pl.col("time_base_den")
-    return views.clips_view(catalog).with_columns(start_pts=pl.col("first_pts"), **{TIME: length})
+    return views.clips_view(catalog).with_columns(**{TIME: length})
 
 
 def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
@@ -324,7 +329,7 @@ def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
     clip_columns = ["camera_id", "recording_id", "site", "day", "source_group", "source_name"]
     clips = views.clips_view(catalog)
     own = [name for name in clip_columns if name in clips.collect_schema()]
-    seen = frames.drop("label", *own, strict=False).sort("pts")
+    seen = frames.drop("label", "start_pts", "end_pts", *own, strict=False).sort("pts")
     joined = spans.join_asof(seen, on="pts", by="clip_id", strategy="nearest").join(
         clips.select("clip_id", *own), on="clip_id", how="left"
     )
