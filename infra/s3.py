@@ -70,6 +70,10 @@ def _b64(hex_digits: str) -> str:
     return base64.b64encode(bytes.fromhex(hex_digits)).decode()
 
 
+def _sha256_headers(sha256: str) -> dict[str, str]:
+    return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _b64(sha256)}  # some servers check only where both are sent
+
+
 def _modified_ns(answer: Mapping[str, Any]) -> int:
     when = answer.get("LastModified") or parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     return int(when.timestamp()) * 1_000_000_000
@@ -175,7 +179,7 @@ class S3Store:
         n_bytes = path.stat().st_size
         if n_bytes > MULTIPART_BYTES and self.capabilities().multipart_if_absent:
             return self._put_parts(key, path, n_bytes)
-        checksum = {"ChecksumSHA256": _b64(sha256)} if self._checks() else {}
+        checksum = _sha256_headers(sha256) if self._checks() else {}
         with path.open("rb") as file:
 
             def from_start() -> IO[bytes]:
@@ -187,10 +191,10 @@ class S3Store:
     def _checks(self) -> bool:
         """Say whether the endpoint refuses a wrong SHA-256; tried once, with one small put."""
         if self._checks_sha256 is None:
-            wrong = _b64(hashlib.sha256(b"2").hexdigest())
+            wrong = _sha256_headers(hashlib.sha256(b"2").hexdigest())
             with selftest.fresh_key(self) as key, self._explained(key):
                 try:
-                    self._s3.put_object(**self._at(key), Body=b"1", ChecksumSHA256=wrong)
+                    self._s3.put_object(**self._at(key), Body=b"1", **wrong)
                     self._checks_sha256 = False
                 except ClientError as error:
                     if status_of(error) != 400:
@@ -199,7 +203,7 @@ class S3Store:
         return self._checks_sha256
 
     def _checksum(self, data: bytes) -> dict[str, str]:
-        return {"ChecksumSHA256": _b64(hashlib.sha256(data).hexdigest())} if self._checks() else {}
+        return _sha256_headers(hashlib.sha256(data).hexdigest()) if self._checks() else {}
 
     def _conditional(
         self,
@@ -264,9 +268,10 @@ class S3Store:
         try:
             with self._explained(key), path.open("rb") as file:
                 while piece := file.read(_part_bytes(n_bytes)):
-                    checksum = {"ChecksumSHA256": _b64(hashlib.sha256(piece).hexdigest())} if checks else {}
+                    checksum = _sha256_headers(hashlib.sha256(piece).hexdigest()) if checks else {}
                     number = {"PartNumber": len(parts) + 1}
                     answer = self._s3.upload_part(**self._at(key), UploadId=upload, Body=piece, **number, **checksum)
+                    checksum.pop("ChecksumAlgorithm", None)
                     parts.append({"ETag": answer["ETag"], **number, **checksum})
 
             def complete() -> Any:

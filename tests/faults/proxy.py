@@ -1,0 +1,115 @@
+"""A proxy between a client and an HTTP server that loses answers: the request is carried out, then the line is cut.
+
+It runs on a thread of the test and answers `Expect: 100-continue` itself, which boto3 sends with every put.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+_EXPECT = re.compile(rb"(?i)\r\nexpect: *100-continue")
+
+
+@dataclass
+class Proxy:
+    """A running proxy. `cut(request_line)` says whether the answer to this successful request is lost.
+
+    `mutate(head)` may change the head of a request before it is sent on, for example strip a condition.
+    `refuse(head)` may answer in the server's place with (status, S3 error code).
+    """
+
+    upstream_port: int
+    cut: Callable[[str], bool] = lambda line: False
+    mutate: Callable[[bytes], bytes] = lambda head: head
+    refuse: Callable[[bytes], tuple[int, str] | None] = lambda head: None
+    port: int = 0
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _handle(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        server_writer = None
+        try:
+            server, server_writer = await asyncio.open_connection("127.0.0.1", self.upstream_port, limit=1 << 24)
+            while True:
+                head = await client.readuntil(b"\r\n\r\n")
+                if _EXPECT.search(head):
+                    answer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    await answer.drain()
+                    head = _EXPECT.sub(b"", head)
+                line = head.split(b"\r\n")[0].decode()
+                payload = await _body(client, head)
+                if refused := self.refuse(head):
+                    answer.write(_refusal(*refused))
+                    await answer.drain()
+                    continue
+                server_writer.write(self.mutate(head) + payload)
+                await server_writer.drain()
+                reply = await server.readuntil(b"\r\n\r\n")
+                body = b"" if line.startswith("HEAD") else await _body(server, reply)
+                if b" 200" in reply.split(b"\r\n")[0] and self.cut(line):
+                    self.lost.append(line)
+                    answer.transport.abort()
+                    return
+                answer.write(reply + body)
+                await answer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            answer.close()
+            if server_writer is not None:
+                server_writer.close()
+
+
+def _refusal(status: int, code: str) -> bytes:
+    body = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>".encode()
+    return b"HTTP/1.1 %d Refused\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+
+
+async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
+    if re.search(rb"(?i)transfer-encoding: *chunked", head):
+        body = b""
+        while True:
+            size = await reader.readuntil(b"\r\n")
+            n_bytes = int(size.strip().split(b";")[0], 16)
+            body += size + await reader.readexactly(n_bytes + 2)
+            if n_bytes == 0:
+                return body
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return await reader.readexactly(int(length[1])) if length else b""
+
+
+@contextlib.contextmanager
+def proxy(upstream_port: int) -> Iterator[Proxy]:
+    """Run a proxy in front of 127.0.0.1:`upstream_port` for the length of the `with`; it passes everything until told."""
+    made = Proxy(upstream_port)
+    loop = asyncio.new_event_loop()
+    listening = threading.Event()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(made._handle, "127.0.0.1", 0, limit=1 << 24)
+        made.port = server.sockets[0].getsockname()[1]
+        listening.set()
+        await stop.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    listening.wait(10)
+    try:
+        yield made
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
