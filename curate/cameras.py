@@ -43,7 +43,9 @@ from infra.records import CameraRow
 if TYPE_CHECKING:
     from infra.catalog import Catalog
 
-_COLUMNS: Final = {"site": str, "angle": str, "indoor": bool, "time_zone": str, "clock_offset_s": (int, float), "host_id": str}
+_COLUMNS: Final[Mapping[str, tuple[type, ...]]] = {
+    "site": (str,), "angle": (str,), "indoor": (bool,), "time_zone": (str,), "clock_offset_s": (int, float), "host_id": (str,),
+}  # fmt: skip
 _OWN: Final = {"id", "folder", "match", "valid_from", *_COLUMNS}
 
 
@@ -76,7 +78,9 @@ class Registry:
         if len(claims) == 1:
             return claims[0]
         if claims:
-            raise UsageError(f"{source_name}: {' and '.join(claims)} of {self.origin} both claim it; make their `match` disjoint")
+            raise UsageError(
+                f"{source_name}: {' and '.join(claims)} of {self.origin} both claim it; make their `match` disjoint"
+            )
         known = [folder for camera in self.cameras.values() for folder in camera.folders]
         near = difflib.get_close_matches(first, known, n=3) or known[:5]
         raise UsageError(
@@ -94,8 +98,10 @@ def _texts(value: object, what: str) -> tuple[str, ...]:
 
 def _row(camera_id: str, block: Mapping[str, Any], where: str) -> CameraRow:
     for name, kind in _COLUMNS.items():
-        if name in block and (not isinstance(block[name], kind) or (kind != bool and isinstance(block[name], bool))):
-            raise SettingsError(f"{where}: {name} = {block[name]!r} has the wrong type; the top of curate/cameras.py has an example")
+        if name in block and type(block[name]) not in kind:
+            raise SettingsError(
+                f"{where}: {name} = {block[name]!r} has the wrong type; the top of curate/cameras.py has an example"
+            )
     time_zone = block.get("time_zone", "UTC")
     capture_time.zone(time_zone)
     valid_from = block.get("valid_from")
@@ -130,12 +136,14 @@ def parse(text: str, origin: str = "cameras.toml") -> Registry:
         raise SettingsError(f"{origin}: {error}") from error
     blocks = document.pop("camera", None)
     if document or not isinstance(blocks, list) or not blocks:
-        raise SettingsError(f"{origin}: {'unknown ' + ', '.join(document) if document else 'no [[camera]] table'}; see curate/cameras.py")
+        raise SettingsError(
+            f"{origin}: {'unknown ' + ', '.join(document) if document else 'no [[camera]] table'}; see curate/cameras.py"
+        )
     gathered: dict[str, list[dict[str, Any]]] = {}
     for number, block in enumerate(blocks, 1):
         camera_id = block.get("id")
         if not isinstance(camera_id, str):
-            raise SettingsError(f"{origin}: [[camera]] number {number} has no id = \"...\"")
+            raise SettingsError(f'{origin}: [[camera]] number {number} has no id = "..."')
         keys.check_name(camera_id, "camera")
         before = gathered.setdefault(camera_id, [])
         before.append({**(before[-1] if before else {}), **block})
@@ -143,7 +151,9 @@ def parse(text: str, origin: str = "cameras.toml") -> Registry:
     for camera_id, periods in gathered.items():
         rows = sorted((_row(camera_id, p, f"{origin}: camera {camera_id}") for p in periods), key=lambda row: row.valid_from_ns)
         if len({row.valid_from_ns for row in rows}) < len(rows):
-            raise SettingsError(f"{origin}: camera {camera_id} has two tables with the same valid_from; give the later one its own")
+            raise SettingsError(
+                f"{origin}: camera {camera_id} has two tables with the same valid_from; give the later one its own"
+            )
         last = periods[-1]
         matches = _texts(last.get("match", []), f"{origin}: camera {camera_id}: match")
         folders = _texts(last.get("folder", [] if matches else camera_id), f"{origin}: camera {camera_id}: folder")

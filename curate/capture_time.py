@@ -17,9 +17,9 @@ import difflib
 import re
 import zoneinfo
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 from infra.errors import SettingsError, UsageError
 from infra.records import CameraRow
@@ -81,7 +81,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
             parts.append("%")
         elif directive not in _DIRECTIVES or directive in seen:
             why = "twice" if directive in seen else "not known"
-            raise UsageError(f"time pattern {pattern!r}: %{directive} is {why}; legal: {' '.join('%' + d for d in _DIRECTIVES)}")
+            raise UsageError(
+                f"time pattern {pattern!r}: %{directive} is {why}; legal: {' '.join('%' + d for d in _DIRECTIVES)}"
+            )
         else:
             seen.add(directive)
             parts.append(_DIRECTIVES[directive])
@@ -98,12 +100,12 @@ def _from_match(match: re.Match[str]) -> datetime | None:
         return datetime.fromtimestamp(int(found["s"]), tz=UTC)
     year = int(found["Y"]) if "Y" in found else 2000 + int(found["y"])
     micro = int(found.get("f", "0").ljust(6, "0"))
-    clock = {"hour": int(found["H"]), "minute": int(found.get("M", 0)), "second": int(found.get("S", 0)), "microsecond": micro}
     try:
+        clock = time(int(found["H"]), int(found.get("M", 0)), int(found.get("S", 0)), micro)
         if "j" in found:
-            made = datetime(year, 1, 1, **clock) + timedelta(days=int(found["j"]) - 1)
+            made = datetime.combine(date(year, 1, 1) + timedelta(days=int(found["j"]) - 1), clock)
         else:
-            made = datetime(year, int(found["m"]), int(found["d"]), **clock)
+            made = datetime.combine(date(year, int(found["m"]), int(found["d"])), clock)
         return made.replace(tzinfo=_offset(found["z"])) if "z" in found else made
     except ValueError:
         return None
@@ -133,7 +135,7 @@ def from_name(source_name: str, patterns: Sequence[str] = NAME_PATTERNS) -> date
     return None
 
 
-def from_exif(picture: Path) -> datetime | None:
+def from_exif(picture: Path | IO[bytes]) -> datetime | None:
     """Return EXIF DateTimeOriginal of a JPEG or PNG file, or None; aware when EXIF names the offset to UTC."""
     from PIL import Image, UnidentifiedImageError
 
