@@ -142,7 +142,8 @@ def _wind(canvas: NDArray[np.uint8], leaves: NDArray[np.uint8], strength_px: flo
     phases = []
     for i in range(WIND_PHASES):
         turn = 2 * np.pi * i / WIND_PHASES
-        phases.append(cv2.remap(canvas, x + soft * np.sin(field_x + turn), y + 0.5 * soft * np.cos(field_x + turn), cv2.INTER_LINEAR))
+        phases.append(cv2.remap(canvas, x + soft * np.sin(field_x + turn), y + 0.5 * soft * np.cos(field_x + turn), cv2.INTER_LINEAR,
+                                borderMode=cv2.BORDER_REFLECT))  # fmt: skip
     return phases
 
 
