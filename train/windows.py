@@ -1,8 +1,7 @@
 """Which frames a model sees: a pure index of windows over the frames of one labelled row.
 
     row [start_pts, end_pts) of a clip
-      -> inside()      the clip's pts that lie in the row, less skip_head_s and skip_tail_s
-      -> due()         one frame per period, by timestamp and the rule of `infra.predictor`
+      -> RowFrames     the frames in the row, less skip_head_s and skip_tail_s, one per period: the rule of the predictor
       -> windows()     T positions in that series each, sliding or evenly spread, short rows by a stated policy
 
 Nothing here decodes, and no window holds a frame of another row, so none crosses the border of a label, a clip or a
@@ -11,16 +10,17 @@ split. Variable frame rates need no care: only timestamps count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from infra.errors import UsageError
-from infra.predictor import resample
+from infra.predictor import Grid
 
 Short = Literal["repeat", "loop", "drop"]
 Pick = Literal["slide", "even"]
+
+_NEVER_RESETS = 1e9  # periods: a row is one stretch, however large its holes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +47,39 @@ class WindowSpec:
             raise UsageError(f"pick {self.pick!r}, short {self.short!r}; legal: slide, even; repeat, loop, drop")
 
 
-def inside(pts: Sequence[int], start_pts: int, end_pts: int, time_base: Fraction, spec: WindowSpec) -> tuple[int, ...]:
-    """Return the ascending `pts` in [start_pts + skip_head, end_pts - skip_tail); a row that the skips eat up keeps all."""
-    head = start_pts + round(Fraction(spec.skip_head_s) / time_base)
-    tail = end_pts - round(Fraction(spec.skip_tail_s) / time_base)
-    kept = tuple(p for p in pts if head <= p < tail)
-    return kept or tuple(p for p in pts if start_pts <= p < end_pts)
+class RowFrames:
+    """Says which frames of a clip, met in order, belong to a row: those in it, one per period.
+
+    The rule of `infra.predictor.Grid`, begun at the row's first frame. Skips that would eat up the whole row are left out.
+
+    Args:
+        start_pts: first tick of the row.
+        end_pts: the tick after its last.
+        time_base: seconds per tick.
+        spec: period and skips.
+    """
+
+    def __init__(self, start_pts: int, end_pts: int, time_base: Fraction, spec: WindowSpec) -> None:
+        head = start_pts + round(Fraction(spec.skip_head_s) / time_base)
+        tail = end_pts - round(Fraction(spec.skip_tail_s) / time_base)
+        self.start_pts, self.end_pts = (head, tail) if head < tail else (start_pts, end_pts)
+        self._time_base = time_base
+        self._grid = Grid(spec.period_s, _NEVER_RESETS)
+
+    def takes(self, pts: int) -> bool:
+        """Say whether the frame at `pts` is used, and note it."""
+        if not self.start_pts <= pts < self.end_pts:
+            return False
+        time_ns = round(pts * self._time_base * 1_000_000_000)
+        if not self._grid.wants(time_ns):
+            return False
+        self._grid.take(time_ns)
+        return True
 
 
-def due(pts: Sequence[int], time_base: Fraction, period_s: float) -> tuple[int, ...]:
-    """Return the frames, of ascending `pts`, that a predictor begun at the first of them would use: one per `period_s`."""
-    return tuple(pts[i] for i in resample([round(p * time_base * 1_000_000_000) for p in pts], period_s))
+def most_frames(start_pts: int, end_pts: int, time_base: Fraction, period_s: float) -> int:
+    """Return an upper bound of the frames that `RowFrames` takes from a row."""
+    return int((end_pts - start_pts) * time_base / Fraction(period_s)) + 2
 
 
 def even(n: int, n_frames: int) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """The video models: `frame_baseline` (each frame alone) and `frame_gru` (frame features, then a causal GRU).
 
-A model is a torch module with two further methods; training and export know nothing else of it:
+A model is a torch module with two further members; training and export know nothing else of it:
 
-    state_specs() -> tuple[StateSpec, ...]              what it carries from frame to frame, for one recording
+    carried, state_specs() -> tuple[StateSpec, ...]     what it carries from frame to frame, for one recording
     forward(frames, state) -> (logits, state)           float32 (N, T, 3, H, W) in [0, 1] -> (N, T, C), next state
 
 Frames go in one by one or T at a time with the same result: what a model learns on windows is what a Pi streams.
@@ -47,7 +47,12 @@ class ModelConfig:
 
 
 class VideoModel(Protocol):
-    """What training and export need of a model beside being a torch module."""
+    """What training and export need of a model beside being a torch module.
+
+    `carried` names the states that training hands from one window to another; the others belong to their pictures.
+    """
+
+    carried: tuple[str, ...]
 
     def state_specs(self) -> tuple[StateSpec, ...]:
         """Return the tensors carried from frame to frame, shapes with a leading 1."""

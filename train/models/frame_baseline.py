@@ -15,6 +15,8 @@ from train.models.trunk import Trunk, normalise
 class FrameBaseline(nn.Module):
     """Trunk and one linear layer per frame; carries no state."""
 
+    carried: tuple[str, ...] = ()
+
     def __init__(self, config: ModelConfig, n_labels: int) -> None:
         super().__init__()
         self.trunk = Trunk(config, 3)

@@ -21,6 +21,8 @@ _DIFFERENCE_GAIN = 8.0  # differences are small beside pictures: a change of 1/8
 class FrameGru(nn.Module):
     """Trunk per frame and one causal GRU layer over time."""
 
+    carried: tuple[str, ...] = ("hidden",)
+
     def __init__(self, config: ModelConfig, n_labels: int) -> None:
         super().__init__()
         self.config = config
