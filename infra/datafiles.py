@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from infra import keys, tables
 from infra.deltalog import DataFile, NewFile
-from infra.errors import CatalogError, StoreError
+from infra.errors import CatalogError, ObjectMissing, StoreError
 from infra.store import Store, arrow_filesystem
 
 WHOLE_BYTES: Final = 64 << 20
@@ -130,6 +130,10 @@ def read(store: Store, table: str, file: DataFile, columns: Sequence[str], batch
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)
             yield frame
+    except ObjectMissing as error:
+        raise CatalogError(
+            f"data file {key} in {store.url} is gone; versions from before a compaction can be read for 24 hours only"
+        ) from error
     except StoreError as error:
         raise CatalogError(f"data file {key} in {store.url} cannot be read: {error}") from error
     except (pa.ArrowException, OSError) as error:
