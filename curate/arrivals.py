@@ -30,6 +30,8 @@ VIDEO_SUFFIXES: Final = frozenset({"mp4", "mkv", "avi", "mov", "ts"})
 IMAGE_SUFFIXES: Final = frozenset({"jpg", "jpeg", "png"})
 TAR: Final = "tar"  # the container of a clip made of images
 CameraFrom = Literal["--camera", "cameras.toml", "sidecar", "folder", "name of the ingested folder", "clips/"]
+DEFAULTS: Final[tuple[CameraFrom, ...]] = ("folder", "name of the ingested folder")
+"""Ways to name a camera that are no person's word: a clip that is registered keeps its camera."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

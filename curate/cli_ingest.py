@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
-from curate import arrivals, cameras, capture_time, imports, labels
+from curate import arrivals, cameras, capture_time, imports, label_files, labels
 from curate.arrivals import Found
 from curate.cameras import Registry
 from curate.imports import Import
@@ -100,12 +100,16 @@ def _ingest(args: argparse.Namespace, context: Context) -> int:
         catalog.append(
             "cameras", cameras.as_table_rows(row for changed in rows.values() for row in changed), clock=context.clock
         )
-    registrar = Registrar(catalog, {**known, **rows}, clock=context.clock, imported=imported, image_rate=args.image_rate)
-    waiting = [*found.arrivals, *(registrar.outdated() if _is_own(args, context) else ())]
-    with context.out.progress(len(waiting), "registering") as task:
-        outcome = registrar.run(waiting, lambda name: task.advance(1, name))
+    registrar = Registrar(catalog, known, rows, clock=context.clock, imported=imported, image_rate=args.image_rate)
+    registrar.write_cameras(registry.cameras if registry else ())
+    with context.out.progress(len(found.arrivals), "registering") as task:
+        outcome = registrar.run(found.arrivals, lambda name: task.advance(1, name))
+    if registry is not None or _is_own(args, context):  # a corrected camera corrects its clips, wherever they came from
+        outdated = registrar.outdated()
+        with context.out.progress(len(outdated), "correcting") as task:
+            outcome = registrar.run(outdated, lambda name: task.advance(1, name))
     _show_outcome(context, outcome, plan)
-    return _judge(outcome, len(waiting), args.max_failures)
+    return _judge(outcome, len(found.arrivals), args.max_failures)
 
 
 def _is_own(args: argparse.Namespace, context: Context) -> bool:
@@ -184,9 +188,8 @@ def _show_plan(
         notes.append(f"{len(new)} new camera{'s' * (len(new) > 1)} ({', '.join(new[:5])}): no site, time zone UTC, "
                      "until --cameras cameras.toml says otherwise")  # fmt: skip
     if any(arrival.camera_from == "name of the ingested folder" for arrival in found.arrivals):
-        notes.append(
-            f"files directly in PATH{' and in class folders' if imported else ''} are of camera {found.root_name}; --camera ID overrides"
-        )
+        which = "in class folders" if imported else "directly in PATH"
+        notes.append(f"files {which}: camera {found.root_name}; --camera ID overrides")
     if found.left:
         notes.append("left alone: " + ", ".join(f"{n} .{suffix}" for suffix, n in found.left.most_common(6)))
     if imported is not None:
@@ -281,7 +284,7 @@ def _label(args: argparse.Namespace, context: Context) -> int:
 
 
 def _label_import(args: argparse.Namespace, context: Context, catalog: Catalog) -> int:
-    said = labels.read_file(Path(args.what))
+    said = label_files.read_file(Path(args.what))
     found = labels.resolve(
         said,
         labels.extents(catalog),

@@ -155,10 +155,8 @@ def from_table(
         raise UsageError(f"--columns {columns!r} has no path; say path=COLUMN (files), or video=COLUMN,frame=COLUMN (images)")
     names = [arrival.source_name for arrival in arrivals]
     if not given:
-        example = ", ".join(lost[:2]) or "none"
-        raise UsageError(
-            f"--table {path}: none of its {len(rows)} rows names a file here; rows say {example}; files are {', '.join(names[:2])}"
-        )
+        said, there = ", ".join(lost[:2]) or "nothing", ", ".join(names[:2])
+        raise UsageError(f"--table {path}: none of its {len(rows)} rows names a file here; rows say {said}; files are {there}")
     unnamed = tuple(name for name in names if name not in given)
     if rest is not None and "frame" not in mapped:
         given = {**given, **{name: Given(label=rest) for name in unnamed}}

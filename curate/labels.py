@@ -1,14 +1,4 @@
-"""People's words about footage: intervals in, intervals out, and what contradicts itself said aloud.
-
-A label file is CSV (with a header) or JSON (a list of objects, or {"labels": [...]}), one row per interval:
-
-    clip,start_s,end_s,label            clip: clip_id, path below the ingested folder, or a file name that is unique
-    farm/0412.mp4,12.5,20,person        also clip_id, source_name, path, video
-    farm/0412.mp4,01:20:05,01:20:34,ad  seconds or [hh:]mm:ss[.mmm] from the clip's first frame, hours kept
-    farm/0412.mp4,,,empty               no start = the clip's start, no end = its end
-    ...,start_pts,end_pts,...           or exact ticks; or one column `interval`: 01:20:05 - 01:20:34
-
-and optionally factor (a condition such as lighting, instead of a class), annotator, x1 y1 x2 y2 (stored-picture pixels).
+"""People's words about footage: rows of a label file become labels, and what contradicts itself is said aloud.
 
 Intervals are half-open, [start, end); a file whose ends are inclusive says `--ends closed`, and the frame shown at the
 end time is then inside. A label_id is derived from what is said, so importing a file twice adds nothing. Nothing is ever
@@ -17,18 +7,15 @@ changed: a withdrawn label is a row that `retracts` it. Time without a label is 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import difflib
-import io
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from curate.label_files import BOX, Said, parse_seconds
 from infra import keys
 from infra.errors import UsageError
 from infra.records import Label
@@ -38,10 +25,6 @@ if TYPE_CHECKING:
 
 Ends = Literal["open", "closed"]
 Span = tuple[int, int]
-CLIP_COLUMNS: Final = ("clip", "clip_id", "source_name", "path", "video")
-_TIME_COLUMNS: Final = ("start_s", "end_s", "start_pts", "end_pts", "interval")
-_BOX: Final = ("x1", "y1", "x2", "y2")
-_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,3}):)?(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,95 +40,6 @@ class Extent:
     def pts_at(self, seconds: Fraction) -> int:
         """Return the tick nearest to `seconds` after the clip's first frame."""
         return self.first_pts + round(seconds / self.time_base)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """One row of a label file, as text; `line` is where it stands, for messages."""
-
-    line: int
-    clip: str
-    label: str
-    start: str = ""
-    end: str = ""
-    unit: Literal["s", "pts"] = "s"
-    factor: str | None = None
-    annotator: str | None = None
-    box: tuple[float, float, float, float] | None = None
-
-
-def parse_seconds(text: str) -> Fraction:
-    """Return seconds of `75.5`, `1:15.5` or `01:20:34`, exactly.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    match = _CLOCK.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"time {text!r} is not seconds (75.5) or [hh:]mm:ss[.mmm] (01:15.5)")
-    hours, minutes, seconds = match.groups()
-    if hours is not None and int(minutes) > 59:
-        raise UsageError(f"time {text!r}: {minutes} minutes beside hours; legal: 0 to 59")
-    if minutes is not None and Fraction(seconds) >= 60:
-        raise UsageError(f"time {text!r}: {seconds} seconds beside minutes; legal: below 60")
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + Fraction(seconds)
-
-
-def read_file(path: Path) -> list[Said]:
-    """Read a label file by its ending.
-
-    Raises:
-        UsageError: missing, not CSV or JSON, or without a column for clip or label.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as text: {error}") from error
-    if path.suffix.lower() == ".json":
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{path}: not JSON: {error}") from error
-        rows = document.get("labels") if isinstance(document, dict) else document
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise UsageError(
-                f'{path}: expected a list of objects, or {{"labels": [...]}}; camloop label import --help has an example'
-            )
-        found = [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
-        return [_said(row, number, str(path)) for number, row in enumerate(found, 1)]
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    return [_said({k: v or "" for k, v in row.items() if k}, number, str(path)) for number, row in enumerate(reader, 2)]
-
-
-def _said(row: Mapping[str, str], line: int, origin: str) -> Said:
-    where = f"{origin}, row {line}"
-    clip = next((row[name] for name in CLIP_COLUMNS if row.get(name)), None)
-    label = row.get("label") or row.get("name")
-    if not clip or not label:
-        raise UsageError(
-            f"{where}: no {'clip' if not clip else 'label'}; columns are {', '.join(row)}; "
-            f"needed: one of {' '.join(CLIP_COLUMNS)}, and label; times: {' '.join(_TIME_COLUMNS)}"
-        )
-    start, end = row.get("start_s", row.get("start", "")), row.get("end_s", row.get("end", ""))
-    unit: Literal["s", "pts"] = "s"
-    if row.get("start_pts") or row.get("end_pts"):
-        unit, start, end = "pts", row.get("start_pts", ""), row.get("end_pts", "")
-    elif row.get("interval"):
-        start, dash, end = row["interval"].partition(" - ") if " - " in row["interval"] else row["interval"].partition("-")
-        if not dash:
-            raise UsageError(f"{where}: interval {row['interval']!r}; expected 01:20:05 - 01:20:34")
-    box = [row[name] for name in _BOX if row.get(name)]
-    try:
-        corners = tuple(float(text) for text in box)
-    except ValueError as error:
-        raise UsageError(f"{where}: box {' '.join(box)} is not four numbers of pixels") from error
-    if len(corners) not in (0, 4):
-        raise UsageError(f"{where}: a box needs x1, y1, x2 and y2, got {len(corners)} of them")
-    return Said(
-        line=line, clip=clip.strip(), label=label.strip(), start=start.strip(), end=end.strip(), unit=unit,
-        factor=row.get("factor") or None, annotator=row.get("annotator") or None,
-        box=(corners[0], corners[1], corners[2], corners[3]) if corners else None,
-    )  # fmt: skip
 
 
 class Names:
@@ -182,7 +76,7 @@ def to_span(said: Said, extent: Extent, ends: Ends) -> Span:
     """Return [start_pts, end_pts) of a row in its clip.
 
     Raises:
-        UsageError: unreadable, empty, or outside the clip by more than one frame's rounding.
+        UsageError: unreadable, empty, or outside the clip; an end is forgiven one second, to which people round.
     """
     try:
         if said.unit == "pts":
@@ -195,7 +89,7 @@ def to_span(said: Said, extent: Extent, ends: Ends) -> Span:
         raise UsageError(f"{said.start!r} to {said.end!r} are not integer ticks") from error
     if ends == "closed" and said.end:
         end += 1
-    slack = round(Fraction(1) / extent.time_base)  # people round to the second
+    slack = round(1 / extent.time_base)
     if start >= extent.end_pts or end > extent.end_pts + slack or start < extent.first_pts:
         length = float((extent.end_pts - extent.first_pts) * extent.time_base)
         raise UsageError(
@@ -357,7 +251,7 @@ def extents(catalog: Catalog) -> list[Extent]:
 
 def read_all(catalog: Catalog) -> list[Label]:
     """Return every label row ever written, retractions and retracted ones too, oldest first."""
-    rows = catalog.scan("labels", [*_FIELDS, *_BOX]).collect().iter_rows(named=True)
+    rows = catalog.scan("labels", [*_FIELDS, *BOX]).collect().iter_rows(named=True)
     made = [
         Label(
             box=None if row["x1"] is None else (row["x1"], row["y1"], row["x2"], row["y2"]),
@@ -391,7 +285,7 @@ def write(catalog: Catalog, labels: Iterable[Label]) -> int:
 
 def _table_row(label: Label) -> dict[str, Any]:
     corners = label.box or (None, None, None, None)
-    return {**{name: getattr(label, name) for name in _FIELDS}, **dict(zip(_BOX, corners, strict=True))}
+    return {**{name: getattr(label, name) for name in _FIELDS}, **dict(zip(BOX, corners, strict=True))}
 
 
 def retract(catalog: Catalog, label_id: str, *, annotator: str, created_ns: int) -> Label:
@@ -422,9 +316,8 @@ def export_rows(labels: Sequence[Label], extents: Mapping[str, Extent]) -> list[
         corners = label.box or ("", "", "", "")
         seconds = {name: "" if extent is None else round(float((pts - extent.first_pts) * extent.time_base), 3)
                    for name, pts in (("start_s", label.start_pts), ("end_s", label.end_pts))}  # fmt: skip
-        rows.append({
-            "clip_id": label.clip_id, "source_name": extent.source_name if extent else "", **seconds, "start_pts": label.start_pts,
-            "end_pts": label.end_pts, "factor": label.factor or "", "label": label.name, "annotator": label.annotator,
-            **dict(zip(_BOX, corners, strict=True)), "label_id": label.label_id,
-        })  # fmt: skip
+        where = {"clip_id": label.clip_id, "source_name": extent.source_name if extent else "", **seconds}
+        exact = {"start_pts": label.start_pts, "end_pts": label.end_pts}
+        said = {"factor": label.factor or "", "label": label.name, "annotator": label.annotator}
+        rows.append({**where, **exact, **said, **dict(zip(BOX, corners, strict=True)), "label_id": label.label_id})
     return rows

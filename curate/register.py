@@ -15,20 +15,17 @@ so that a run killed anywhere between is completed by the same command.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
-from curate import arrivals, capture_time, imports, labels
+from curate import arrivals, cameras, clip_rows, imports, labels
 from curate.arrivals import Arrival
 from curate.imports import Given, Import
 from curate.labels import Extent
@@ -36,7 +33,7 @@ from infra import images, keys, video
 from infra.catalog import Catalog, Done
 from infra.clock import Clock
 from infra.errors import ArtefactError, MediaError, ObjectExists, ObjectMissing, StoreError
-from infra.records import CameraRow, Clip, ClockQuality, Label, Sidecar
+from infra.records import CameraRow, Clip, Label, Sidecar
 from infra.store import file_sha256
 from infra.video import Probe
 
@@ -67,7 +64,8 @@ class Registrar:
 
     Args:
         catalog: where the rows go; clip bytes go to its store.
-        cameras: rows in force of every camera that an arrival may have, already written.
+        in_force: rows in force of the cameras that have some.
+        new_cameras: rows of cameras that are new or changed; written when the first clip of a camera needs them.
         clock: gives created_ns and done_ns.
         imported: what people said about the files, or None.
         image_rate: frames a second of image folders whose pictures say no time.
@@ -77,7 +75,8 @@ class Registrar:
     def __init__(
         self,
         catalog: Catalog,
-        cameras: Mapping[str, Sequence[CameraRow]],
+        in_force: Mapping[str, Sequence[CameraRow]],
+        new_cameras: Mapping[str, Sequence[CameraRow]],
         *,
         clock: Clock,
         imported: Import | None = None,
@@ -85,7 +84,8 @@ class Registrar:
         probe: Callable[[Path], Probe] = video.probe,
     ) -> None:
         self._catalog, self._store, self._clock = catalog, catalog.store, clock
-        self._cameras, self._imported, self._image_rate, self._probe = cameras, imported, image_rate, probe
+        self._cameras, self._unwritten = {**in_force, **new_cameras}, dict(new_cameras)
+        self._imported, self._image_rate, self._probe = imported, image_rate, probe
         self._held = {row["clip_id"]: row for row in catalog.scan("clips", _HELD).collect().iter_rows(named=True)}
         live = catalog.live().filter((pl.col("step") == STEP) & (pl.col("scope") == "clip"))
         self._fingerprints = dict(zip(live["scope_id"], live["fingerprint"], strict=True))
@@ -105,13 +105,21 @@ class Registrar:
             try:
                 with self._bytes(arrival) as path:
                     self._one(arrival, path)
-            except (MediaError, ArtefactError, ObjectMissing, OSError) as error:
+            except ObjectMissing as error:
+                self._gone(arrival, error)
+            except (MediaError, ArtefactError, OSError) as error:
                 self._fail(arrival, error)
             if len(self._done) >= BATCH:
                 self.flush()
             advance(arrival.source_name)
         self.flush()
         return self.outcome
+
+    def write_cameras(self, camera_ids: Iterable[str]) -> None:
+        """Append the rows of those cameras that are new or changed and not written yet."""
+        rows = [row for camera_id in dict.fromkeys(camera_ids) for row in self._unwritten.pop(camera_id, ())]
+        if rows:
+            self._catalog.append("cameras", cameras.as_table_rows(rows), clock=self._clock)
 
     def outdated(self) -> list[Arrival]:
         """Return the clips whose camera was corrected since they were registered, to be run again from the store."""
@@ -131,6 +139,7 @@ class Registrar:
         if self._failures:
             self._catalog.append("failures", self._failures, clock=self._clock)
         if self._done:
+            self.write_cameras(row["camera_id"] for row in self._rows["clips"])
             self._catalog.commit({name: rows for name, rows in self._rows.items() if rows}, self._done, clock=self._clock)
         if self._labels:
             self.outcome.n_labels += labels.write(self._catalog, self._labels)
@@ -147,7 +156,7 @@ class Registrar:
             return
         with tempfile.TemporaryDirectory(prefix="camloop-") as folder:
             packed = Path(folder) / "clip.tar"
-            pack(arrival.members, packed, self._image_rate)
+            clip_rows.pack(arrival.members, packed, self._image_rate)
             yield packed
 
     def _one(self, arrival: Arrival, path: Path) -> None:
@@ -155,17 +164,30 @@ class Registrar:
             raise MediaError(f"{arrival.source_name}: the file is empty (0 bytes); copy it again from the camera")
         sha256 = file_sha256(path)
         clip_id = keys.clip_id(sha256)
-        _verify(arrival, sha256)
+        clip_rows.verify(arrival, sha256)
         given = self._imported.about(arrival) if self._imported else Given()
         held = self._held.get(clip_id)
+        if held is not None and held["source_name"] == arrival.source_name and arrival.camera_from in arrivals.DEFAULTS:
+            arrival = dataclasses.replace(arrival, camera_id=held["camera_id"])  # nobody named a camera this time: it stays
         if held is not None and held["camera_id"] != arrival.camera_id:
             self._duplicate(arrival, held, f"camera {held['camera_id']}")
             return
-        group = given.group if given.says_group else held["source_group"] if held else _sidecar_group(arrival)
+        group = (
+            given.group
+            if given.says_group
+            else held["source_group"]
+            if held
+            else arrival.sidecar.source_group
+            if arrival.sidecar
+            else None
+        )
         fingerprint = self._fingerprint(arrival.camera_id, group)
         same_file = held is not None and held["source_name"] == arrival.source_name
         if held is None or not same_file or self._fingerprints.get(clip_id) != fingerprint:
-            clip = self._clip(arrival, path, sha256, group, held)
+            clip = clip_rows.make(
+                arrival, path, self._probe(path), sha256=sha256, group=group, rows=self._cameras[arrival.camera_id],
+                key=held["key"] if held else arrival.key if arrival.place is self._store else None,
+            )  # fmt: skip
             if held is not None and not same_file and clip.start_ns != held["start_ns"]:
                 self._duplicate(arrival, held, f"start {held['start_ns']} ns")
                 return
@@ -182,7 +204,7 @@ class Registrar:
 
     def _fingerprint(self, camera_id: str, group: str | None) -> str:
         rows = self._cameras.get(camera_id, ())
-        settled = [
+        settled = [  # what a clip's row depends on beside its bytes
             [
                 r.valid_from_ns,
                 r.time_zone,
@@ -194,44 +216,6 @@ class Registrar:
             for r in sorted(rows, key=lambda row: row.valid_from_ns)
         ]
         return keys.fingerprint(STEP, VERSION, {"camera": settled, "source_group": group}, None)
-
-    def _clip(self, arrival: Arrival, path: Path, sha256: str, group: str | None, held: Mapping[str, Any] | None) -> Clip:
-        found, sidecar, clip_id = self._probe(path), arrival.sidecar, keys.clip_id(sha256)
-        rows = self._cameras[arrival.camera_id]
-        start_ns, clock = self._start(arrival, path, found, rows)
-        row = capture_time.valid_row(rows, start_ns)
-        own: dict[str, Any] = {} if sidecar is None else {
-            name: getattr(sidecar, name) for name in ("host_id", "boot_id", "seq", "start_mono_ns")
-        }  # fmt: skip
-        in_place = arrival.key is not None and arrival.place is self._store
-        return Clip(
-            clip_id=clip_id, key=held["key"] if held else arrival.key if in_place and arrival.key else
-            keys.clip_key(arrival.camera_id, clip_id, found.container), source_name=arrival.source_name, container=found.container,
-            camera_id=arrival.camera_id, recording_id=sidecar.recording_id if sidecar else clip_id,
-            site=(sidecar.site if sidecar else None) or row.site, source_group=group, **own, start_ns=start_ns, clock=clock,
-            day=None if start_ns is None else capture_time.local_day(start_ns, row.time_zone),
-            time_base_num=found.time_base.numerator, time_base_den=found.time_base.denominator, first_pts=found.first_pts,
-            end_pts=found.end_pts, n_frames=found.n_frames, width_px=found.width_px, height_px=found.height_px, codec=found.codec,
-            rotation_deg=found.rotation_deg, index=found.index, n_bytes=path.stat().st_size, sha256=sha256,
-            n_dropped=sum(gap.n_missing for gap in sidecar.gaps) if sidecar else 0,
-        )  # fmt: skip
-
-    def _start(self, arrival: Arrival, path: Path, found: Probe, rows: Sequence[CameraRow]) -> tuple[int | None, ClockQuality]:
-        if arrival.sidecar is not None:
-            return arrival.sidecar.start_ns, arrival.sidecar.clock
-        latest = rows[-1].attributes
-        pattern, meaning = latest.get("time_pattern"), latest.get("container_time", "local")
-        names = [arrival.source_name]
-        when: datetime | None = None
-        if found.container == arrivals.TAR:
-            names.append(f"{arrival.source_name}/{images.read_roll(path).images[0].name}")
-        if pattern is not None:
-            when = _first(capture_time.from_name(name, [pattern]) for name in names)
-        when = when or capture_time.from_container(found.start_ns, "utc" if meaning == "utc" else "local")
-        if when is None and found.container == arrivals.TAR:
-            when = _exif_of_first(path)
-        when = when or _first(capture_time.from_name(name) for name in names)
-        return (None, "unknown") if when is None else (capture_time.true_start_ns(when, rows), "file")
 
     def _put(self, arrival: Arrival, path: Path, clip: Clip) -> None:
         """Put the sidecar, then the clip; an object that is there already must be this clip."""
@@ -264,19 +248,12 @@ class Registrar:
         self._fingerprints[clip.clip_id] = fingerprint
 
     def _captures(self, arrival: Arrival, sidecar: Sidecar, path: Path, clip: Clip) -> list[dict[str, Any]]:
-        times = sidecar.sensor_ns
-        pts = sorted(packet.pts for packet in video.packets(path) if packet.pts is not None) if times else []
-        if len(times) != len(pts) or (pts and len(pts) != clip.n_frames):
-            error = ArtefactError(
-                f"the sidecar has {len(times)} sensor times, the clip {clip.n_frames} frames: sensor times left out"
-            )
+        try:
+            return clip_rows.captures(sidecar, path, clip)
+        except ArtefactError as error:  # the clip is whole: it stays, without sensor times
             self._note_failure(arrival, error, clip.clip_id)
             self.outcome.remarks.append(f"{arrival.source_name}: {error}")
             return []
-        return [
-            {"clip_id": clip.clip_id, "pts": at, "sensor_ns": sensor, "controls": _controls(sidecar, position, len(pts))}
-            for position, (at, sensor) in enumerate(zip(pts, times, strict=True))
-        ]
 
     def _say(self, arrival: Arrival, path: Path, given: Given, held: Mapping[str, Any]) -> None:
         """Collect the labels that the import, or the person at the recorder, gave to this clip."""
@@ -293,6 +270,21 @@ class Registrar:
         if arrival.sidecar is not None and arrival.sidecar.label is not None:
             whole = (extent.first_pts, extent.end_pts)
             self._labels.append(labels.make(extent, whole, arrival.sidecar.label, annotator="recorder", created_ns=now_ns))
+
+    def _gone(self, arrival: Arrival, error: ObjectMissing) -> None:
+        """Mark a registered clip whose object is gone (a bucket's lifecycle) as expired; its rows stay."""
+        held = next((row for row in self._held.values() if arrival.stored and row["key"] == arrival.key), None)
+        if held is None:
+            self._fail(arrival, error)
+            return
+        frame = self._catalog.scan("clips").filter(pl.col("clip_id") == held["clip_id"]).collect()
+        row = frame.drop("batch_id", "schema_version").row(0, named=True) | {"state": "expired"}
+        self._rows["clips"].append(row)
+        fingerprint = self._fingerprint(held["camera_id"], held["source_group"])
+        self._done.append(Done("clip", held["clip_id"], STEP, fingerprint, 1, 1))
+        self._held[held["clip_id"]] = held | {"state": "expired"}
+        self._fingerprints[held["clip_id"]] = fingerprint
+        self.outcome.remarks.append(f"{arrival.source_name}: its object is gone; the clip is marked expired, its rows stay")
 
     def _duplicate(self, arrival: Arrival, held: Mapping[str, Any], differs: str) -> None:
         self.outcome.duplicates.append((arrival.source_name, held["source_name"]))
@@ -317,68 +309,3 @@ class Registrar:
             "failure_id": failure_id, "source_uri": arrival.uri, "clip_id": clip_id, "step": STEP, "error_class": error_class,
             "message": message, "duplicate_of": duplicate_of, "created_ns": self._clock.now_ns(),
         })  # fmt: skip
-
-
-def _verify(arrival: Arrival, sha256: str) -> None:
-    """Refuse bytes that are not what their name or sidecar says.
-
-    Raises:
-        ArtefactError: they are not; the object stays untrusted.
-    """
-    stem = arrival.source_name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    if (
-        arrival.stored
-        and arrival.source_name == arrival.key
-        and arrival.key.startswith(keys.CLIPS)
-        and stem != keys.clip_id(sha256)
-    ):
-        raise ArtefactError(f"{arrival.key}: its bytes hash to {keys.clip_id(sha256)}, not to its name: not registered")
-    sidecar = arrival.sidecar
-    if sidecar is not None and (sidecar.sha256 != sha256 or sidecar.clip_id != keys.clip_id(sha256)):
-        raise ArtefactError(
-            f"{arrival.source_name}: its bytes hash to {sha256[:32]}, its sidecar says {sidecar.sha256[:32]}: not registered"
-        )
-    if sidecar is not None and arrival.stored and sidecar.camera_id != arrival.camera_id:
-        raise ArtefactError(f"{arrival.key}: its sidecar says camera {sidecar.camera_id}: not registered")
-
-
-def pack(members: Sequence[Path], out: Path, rate: Fraction) -> None:
-    """Pack the images of a folder as one clip; the same images give the same bytes whatever is known of the camera.
-
-    Times are those of EXIF, else of the names, when every image has one and they do not run backwards (images of one
-    second are put 1 ms apart); else the given rate holds.
-    """
-    for read in (capture_time.from_exif, lambda member: capture_time.from_name(member.name)):
-        when = [read(members[0])]
-        if when[0] is not None:
-            when += [read(member) for member in members[1:]]
-        times = [capture_time.to_ns(found, "UTC") for found in when if found is not None]
-        spread = times[:1]
-        for time_ns in times[1:]:
-            spread.append(spread[-1] + 1_000_000 if time_ns // 1_000_000_000 == spread[-1] // 1_000_000_000 and
-                          time_ns <= spread[-1] else time_ns)  # fmt: skip
-        if len(spread) == len(members) and all(a < b for a, b in itertools.pairwise(spread)):
-            video.pack_images(members, out, pts_ns=spread)
-            return
-    video.pack_images(members, out, rate=rate)
-
-
-def _exif_of_first(path: Path) -> datetime | None:
-    import io
-
-    first = images.read_roll(path).images[:1]
-    return _first(capture_time.from_exif(io.BytesIO(data)) for _, data in images.read_images(path, first))
-
-
-def _first(found: Iterable[datetime | None]) -> datetime | None:
-    return next((when for when in found if when is not None), None)
-
-
-def _sidecar_group(arrival: Arrival) -> str | None:
-    return arrival.sidecar.source_group if arrival.sidecar else None
-
-
-def _controls(sidecar: Sidecar, position: int, n_frames: int) -> str | None:
-    """Return the controls of one frame as JSON; a single value holds for all frames."""
-    found = {name: values[position if len(values) == n_frames else 0] for name, values in sidecar.controls.items() if values}
-    return json.dumps(found, sort_keys=True) if found else None
