@@ -17,7 +17,7 @@ from curate.arrivals import Found
 from curate.cameras import Registry
 from curate.imports import Import
 from curate.register import Outcome, Registrar
-from infra import durable, keys
+from infra import durable, keys, runs
 from infra.catalog import STORE_KEY, Catalog, open_catalog
 from infra.console import Context
 from infra.errors import JobError, UsageError
@@ -100,16 +100,18 @@ def _ingest(args: argparse.Namespace, context: Context) -> int:
         catalog.append(
             "cameras", cameras.as_table_rows(row for changed in rows.values() for row in changed), clock=context.clock
         )
-    registrar = Registrar(catalog, known, rows, clock=context.clock, imported=imported, image_rate=args.image_rate)
-    registrar.write_cameras(registry.cameras if registry else ())
-    with context.out.progress(len(found.arrivals), "registering") as task:
-        outcome = registrar.run(found.arrivals, lambda name: task.advance(1, name))
-    if registry is not None or _is_own(args, context):  # a corrected camera corrects its clips, wherever they came from
-        outdated = registrar.outdated()
-        with context.out.progress(len(outdated), "correcting") as task:
-            outcome = registrar.run(outdated, lambda name: task.advance(1, name))
-    _show_outcome(context, outcome, plan)
-    return _judge(outcome, len(found.arrivals), args.max_failures)
+    with runs.recorded(catalog, "ingest", vars(args), clock=context.clock) as run:
+        registrar = Registrar(catalog, known, rows, clock=context.clock, imported=imported, image_rate=args.image_rate)
+        registrar.write_cameras(registry.cameras if registry else ())
+        with context.out.progress(len(found.arrivals), "registering") as task:
+            outcome = registrar.run(found.arrivals, lambda name: task.advance(1, name))
+        if registry is not None or _is_own(args, context):  # a corrected camera corrects its clips, wherever they came from
+            outdated = registrar.outdated()
+            with context.out.progress(len(outdated), "correcting") as task:
+                outcome = registrar.run(outdated, lambda name: task.advance(1, name))
+        run.outputs |= {"n_registered": len(outcome.registered), "n_failed": len(outcome.failed), "n_labels": outcome.n_labels}
+        _show_outcome(context, outcome, plan)
+        return _judge(outcome, len(found.arrivals), args.max_failures)
 
 
 def _is_own(args: argparse.Namespace, context: Context) -> bool:
@@ -269,7 +271,8 @@ def _label(args: argparse.Namespace, context: Context) -> int:
     if args.action == "import":
         return _label_import(args, context, catalog)
     if args.action == "retract":
-        gone = labels.retract(catalog, args.what, annotator=args.annotator, created_ns=context.clock.now_ns())
+        with runs.recorded(catalog, "label retract", vars(args), clock=context.clock):
+            gone = labels.retract(catalog, args.what, annotator=args.annotator, created_ns=context.clock.now_ns())
         context.out.line(f"retracted: {gone.name} on clip {gone.clip_id} [{gone.start_pts}, {gone.end_pts})")
         context.out.document({"retracted": gone.label_id})
         return 0
@@ -300,7 +303,9 @@ def _label_import(args: argparse.Namespace, context: Context, catalog: Catalog) 
             f"{args.what}: {len(found.problems)} of {len(said)} rows are not understood, nothing was imported; "
             f"the first: {found.problems[0]}; mend them, or say --skip-unknown"
         )
-    n_new = labels.write(catalog, found.labels)
+    with runs.recorded(catalog, "label import", vars(args), clock=context.clock) as run:
+        n_new = labels.write(catalog, found.labels)
+        run.outputs |= {"n_labels": n_new, "n_not_understood": len(found.problems)}
     context.out.line(f"{n_new} labels added, {len(found.labels) - n_new} were there already")
     for what, lines in (("not understood", found.problems), ("contradiction", found.contradictions), ("gap", found.gaps)):
         for line in lines[:_SHOWN]:

@@ -36,6 +36,7 @@ _CLIP_COLUMNS: Final = (
     "time_base_num", "time_base_den", "time_zone", "indoor",
 )  # fmt: skip
 _COMPUTED: Final = ("clip_id", "pts", "pts_s", "capture_ns", "hour", "label", "n_failures")
+_ABOUT_FILES: Final = {"time_pattern", "container_time"}  # attributes that say how to read a camera's files: no factors
 _FIRST: Final = -(2**63)
 _LAST: Final = 2**63 - 1
 
@@ -114,7 +115,7 @@ def _clips(catalog: Catalog) -> tuple[pl.LazyFrame, list[str]]:
     attributes = [json.loads(text or "{}") for text in cameras["attributes"]]
     clips = catalog.scan("clips").drop("batch_id", "schema_version")
     taken = {*clips.collect_schema().names(), *cameras.columns, *FRAME_MEASURES, *_COMPUTED}
-    names = sorted({name for found in attributes for name in found} - taken)
+    names = sorted({name for found in attributes for name in found} - taken - _ABOUT_FILES)
     columns = [pl.Series(n, [str(found[n]) if n in found else None for found in attributes], pl.String) for n in names]
     fixed = cameras.with_columns(columns).select(
         "camera_id", "valid_from_ns", "angle", "indoor", "time_zone", *names, camera_site="site"
