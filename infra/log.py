@@ -95,8 +95,8 @@ class Log:
         self._event(logging.ERROR, event, fields)
 
 
-def configure(stream: IO[str] | None = None, level: str = "warning") -> None:
-    """Send the events of camloop to `stream` (standard error) from `level` on; called by the command line, again replaces.
+def configure(stream: IO[str] | None = None, *, level: str = "warning", debug: bool = False) -> None:
+    """Send the events of camloop to `stream` (standard error) from `level` on (all with `debug`); the command line calls it.
 
     Raises:
         ValueError: `level` is not debug, info, warning or error.
@@ -105,5 +105,5 @@ def configure(stream: IO[str] | None = None, level: str = "warning") -> None:
     handler.setFormatter(JsonLines())
     logger = logging.getLogger(ROOT)
     logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
+    logger.setLevel("DEBUG" if debug else level.upper())
     logger.propagate = False

@@ -109,7 +109,7 @@ class TestLog:
     def test_one_line_of_json(self) -> None:
         """An event is one line of JSON with its fields, and secrets are masked wherever they stand."""
         stream = io.StringIO()
-        log.configure(stream, "info")
+        log.configure(stream, level="info")
         try:
             log.Log("ingest.upload").info(
                 "uploaded", n_bytes=5, url="rtsp://bob:canary@cam/1", token="canary", nested={"password": "canary", "n": 1},

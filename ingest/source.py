@@ -1,0 +1,201 @@
+"""Where frames come from: a `Source` yields pictures with the sensor's own time of each.
+
+`open_source` knows two kinds: a video file, played as if a camera were filming it, and `sim://SEED/CAMERA`, a camera of
+the simulated world. A sensor time is nanoseconds on a clock that only grows within one `boot_id`; only the source knows
+how it relates to UTC, and how well (`clock`). Nothing here is written to disk, nothing waits for wall-clock time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from infra.errors import DeviceError, UsageError
+from infra.keys import check_name
+from infra.objects import file_sha256
+from infra.records import ClockQuality
+
+if TYPE_CHECKING:
+    from infra.demo.world import RecordingPlan
+    from infra.picture import Rgb
+
+_NS_PER_S = 1_000_000_000
+SIM_OPTIONS = ("recording", "batch", "lighting", "seconds", "counter")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceFrame:
+    """One picture as it came: uint8 (H, W, 3) RGB, sensor time, and the sensor's running number (a jump is a loss)."""
+
+    rgb: Rgb
+    sensor_ns: int
+    frame_number: int
+
+
+class Source(Protocol):
+    """One recording of one camera, from its first frame to its last.
+
+    `recording_id` joins all clips made of it; `clock` says how good `utc_ns` is.
+    """
+
+    camera_id: str
+    host_id: str
+    boot_id: str
+    recording_id: str
+    site: str | None
+    width_px: int
+    height_px: int
+    clock: ClockQuality
+
+    def utc_ns(self, sensor_ns: int) -> int | None:
+        """Return the UTC nanoseconds of a sensor time, None when nobody knows."""
+        ...
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the frames; sensor times and frame numbers grow strictly."""
+        ...
+
+
+class FileSource:
+    """Plays a video file. The same file gives the same recording: its ids are made from the file's hash.
+
+    Args:
+        path: the file.
+        camera_id: who filmed it; default: the file's name without its suffix.
+        host_id: the machine that plays it.
+
+    Raises:
+        UsageError: no such file, or a name that cannot be a camera's.
+        MediaError: not a video.
+    """
+
+    def __init__(self, path: Path, *, camera_id: str | None = None, host_id: str = "host") -> None:
+        from infra.video import probe
+
+        if not path.is_file():
+            raise UsageError(f"source {str(path)!r}: no such file; give a video file or sim://SEED/CAMERA")
+        try:
+            self.camera_id = check_name(camera_id or path.stem, "camera")
+        except UsageError as error:
+            raise UsageError(f"{error}; name the camera with --camera ID") from error
+        self._path = path
+        self._probe = probe(path)
+        sha256 = file_sha256(path)
+        self.host_id = host_id
+        self.boot_id = f"file-{sha256[:12]}"
+        self.recording_id = sha256[:32]
+        self.site: str | None = None
+        self.width_px, self.height_px = self._probe.width_px, self._probe.height_px
+        self.clock: ClockQuality = "unknown" if self._probe.start_ns is None else "file"
+
+    def utc_ns(self, sensor_ns: int) -> int | None:
+        return None if self._probe.start_ns is None else self._probe.start_ns + sensor_ns
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        from infra.video import decode
+
+        number = 0
+        for frames in decode(self._path, index=self._probe.index):
+            for rgb, pts in zip(frames.rgb, frames.pts, strict=True):
+                sensor_ns = round((int(pts) - self._probe.first_pts) * self._probe.time_base * _NS_PER_S)
+                yield SourceFrame(rgb, sensor_ns, number)
+                number += 1
+
+
+class SimulatedSource:
+    """A camera of the simulated world filming one recording, with exact sensor times."""
+
+    def __init__(self, plan: RecordingPlan) -> None:
+        from infra.demo.film import SimulatedCamera
+
+        self.plan = plan
+        self._camera = SimulatedCamera(plan)
+        self.camera_id = plan.camera.camera_id
+        self.site: str | None = plan.camera.site
+        self.host_id, self.boot_id = self._camera.host_id, self._camera.boot_id
+        self.recording_id = plan.recording_id
+        self.width_px, self.height_px = self._camera.width_px, self._camera.height_px
+        self.clock: ClockQuality = "sensor"
+
+    def utc_ns(self, sensor_ns: int) -> int | None:
+        return self.plan.start_ns + sensor_ns - self.plan.start_mono_ns
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        for frame in self._camera:
+            yield SourceFrame(frame.rgb, frame.sensor_ns, frame.frame_number)
+
+
+def open_source(url: str, *, camera_id: str | None = None, host_id: str = "host") -> Source:
+    """Return the source that `url` names.
+
+    Args:
+        url: a video file, or `sim://SEED/CAMERA[?recording=0&batch=NAME&lighting=night&seconds=12&counter=1]`.
+        camera_id: who filmed a file; a simulated camera has its own name.
+        host_id: the machine that plays a file.
+
+    Raises:
+        UsageError: none of these, or a simulated camera that does not exist.
+        MediaError: a file that is not a video.
+    """
+    if url.startswith("sim://"):
+        if camera_id is not None:
+            raise UsageError(f"source {url!r} is the camera it names; leave --camera {camera_id!r} out")
+        return SimulatedSource(_plan(url))
+    if "://" in url:
+        raise UsageError(f"source {url!r} is not understood; legal: a video file, sim://SEED/CAMERA")
+    return FileSource(Path(url), camera_id=camera_id, host_id=host_id)
+
+
+def _plan(url: str) -> RecordingPlan:
+    from infra.demo.truth import LIGHTINGS
+    from infra.demo.world import PARTS, World
+
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    name = parts.path.strip("/")
+    unknown = sorted(set(options) - set(SIM_OPTIONS))
+    if not re.fullmatch(r"\d+", parts.netloc) or not name or unknown:
+        what = f"option {unknown[0]!r}" if unknown else "address"
+        raise UsageError(f"source {url!r}: {what} is not understood; legal: sim://SEED/CAMERA?{'=..&'.join(SIM_OPTIONS)}=..")
+    lighting = options.get("lighting")
+    if lighting is not None and lighting not in LIGHTINGS:
+        raise UsageError(f"source {url!r}: lighting {lighting!r}; legal: {', '.join(LIGHTINGS)}")
+    try:
+        number, seconds = int(options.get("recording", "0")), float(options.get("seconds", "12"))
+    except ValueError as error:
+        raise UsageError(f"source {url!r}: recording and seconds are numbers: {error}") from error
+    if number < 0 or not 0 < seconds <= 3600:
+        raise UsageError(f"source {url!r}: recording {number}, seconds {seconds:g}; legal: 0 or more, and (0, 3600]")
+    world = World(int(parts.netloc))
+    site = re.sub(r"\d+$", "", name.partition("-")[0])
+    first: list[str] = []
+    for part in PARTS:
+        cameras = world.cameras(part, n_sites=8)
+        first += [camera.camera_id for camera in cameras[:4]]
+        if not cameras[0].site.startswith(site):
+            continue
+        for camera in cameras:
+            if camera.camera_id == name:
+                lightings = LIGHTINGS if lighting is None else (lighting,)
+                return world.plan(
+                    part, number + 1, batch=options.get("batch", "first"), cameras=(camera,), lightings=lightings,
+                    duration_s=(seconds, seconds), counter=options.get("counter", "0") == "1",
+                )[number]  # fmt: skip
+    raise UsageError(f"source {url!r}: world {parts.netloc} has no camera {name!r}; it has {', '.join(first)}, ...")
+
+
+def check_frame(before: SourceFrame | None, frame: SourceFrame) -> None:
+    """Refuse a frame that does not come after the one before.
+
+    Raises:
+        DeviceError: time or number of the sensor stood still or went back.
+    """
+    if before is not None and (frame.sensor_ns <= before.sensor_ns or frame.frame_number <= before.frame_number):
+        raise DeviceError(
+            f"sensor time {frame.sensor_ns} ns of frame {frame.frame_number} does not come after "
+            f"{before.sensor_ns} ns of frame {before.frame_number}; restart the camera"
+        )
