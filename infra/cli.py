@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from infra.errors import CamloopError, MissingExtra, UsageError
 
@@ -31,6 +31,16 @@ class Command:
 
 
 COMMANDS: tuple[Command, ...] = ()
+
+# Where one room's command uses another room's object, in one process: `run` feeds a predictor from a source.
+JOINS: Mapping[str, str] = {"source": "ingest.source:open_source"}
+
+
+def join(name: str) -> Callable[..., Any]:
+    """Return the object of the table of joins that `name` stands for."""
+    module_name, _, attribute = JOINS[name].partition(":")
+    made: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
+    return made
 
 
 class _Parser(argparse.ArgumentParser):
