@@ -1,10 +1,11 @@
 """Parquet files of the tables: rows in, verified rows out.
 
 Writing: rows are brought to the schema of `tables.py` (unknown columns and missing required values are refused, nothing is
-corrected), sorted by camera and time, written as zstd Parquet with page checksums, and named `<batch>-<SHA-256>.parquet`.
-Reading: a file of up to `WHOLE_BYTES` is fetched at once and its SHA-256 compared with its name, since page checksums do
-not cover headers and footer; a longer one is read column by column with its page checksums verified. One flipped bit gave
-silently wrong values in 115 of 150 plain reads (RELIABILITY.md, finding 4), and is a CatalogError with the file's name here.
+corrected), sorted by camera and time, written as zstd Parquet with page checksums, and named `<batch>-<SHA-256>.parquet`;
+more than `MAX_BYTES` become several files.
+Reading: a file is fetched whole and its SHA-256 compared with its name. Page checksums alone do not do: they cover neither
+headers nor footer, and a flipped bit in a column's name reads as a column of nulls. One flipped bit gave silently wrong
+values in 115 of 150 plain reads (RELIABILITY.md, finding 4), and is a CatalogError with the file's name here.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import pyarrow.parquet as pq
 from infra import keys, tables
 from infra.deltalog import DataFile, NewFile
 from infra.errors import CatalogError, ObjectMissing, StoreError
-from infra.store import Store, arrow_filesystem
+from infra.store import Store
 
-WHOLE_BYTES: Final = 64 << 20
+MAX_BYTES: Final = 64 << 20  # what a reader holds at once
 ROW_GROUP_ROWS: Final = 1 << 17
 _SORT: Final = ("camera_number", "clip_id", "pts", "start_pts", "gop_index", "before_frame")
 _FORMAT: Final = ds.ParquetFileFormat(
@@ -84,23 +85,32 @@ def to_table(table: str, rows: Rows, batch_id: str) -> pa.Table:
     return made
 
 
-def encode(table: str, rows: pa.Table, batch_id: str) -> NewFile:
-    """Return rows as a Parquet file, sorted by camera and time, with the min/max that may stand in the log."""
+def encode(table: str, rows: pa.Table, batch_id: str) -> list[NewFile]:
+    """Return rows as Parquet files, sorted by camera and time, each with the min/max that may stand in the log."""
     order = [(name, "ascending") for name in _SORT if name in rows.column_names and not pa.types.is_list(rows[name].type)]
     if table == "clips":
         order.insert(1, ("start_ns", "ascending"))
     if order:
         rows = rows.take(pc.sort_indices(rows.select([column for column, _ in order]), sort_keys=order))
+    return list(_files(table, rows, batch_id))
+
+
+def _files(table: str, rows: pa.Table, batch_id: str) -> Iterator[NewFile]:
     sink = io.BytesIO()
     pq.write_table(rows, sink, compression="zstd", write_page_checksum=True, row_group_size=ROW_GROUP_ROWS)
     data = sink.getvalue()
+    if len(data) > MAX_BYTES and rows.num_rows > 1:
+        half = rows.num_rows // 2
+        yield from _files(table, rows.slice(0, half), batch_id)
+        yield from _files(table, rows.slice(half), batch_id)
+        return
     minimum, maximum = {}, {}
     for name in tables.STATISTICS.get(table, ()):
         bounds = pc.min_max(rows[name]).as_py()
         if bounds["min"] is not None:
             minimum[name], maximum[name] = bounds["min"], bounds["max"]
     name = f"{batch_id}-{keys.sha256_hex(data)}.parquet"
-    return NewFile(name=name, data=data, n_rows=rows.num_rows, minimum=minimum, maximum=maximum)
+    yield NewFile(name=name, data=data, n_rows=rows.num_rows, minimum=minimum, maximum=maximum)
 
 
 def read(store: Store, table: str, file: DataFile, columns: Sequence[str], batch_rows: int = 1 << 20) -> Iterator[pl.DataFrame]:
@@ -119,13 +129,10 @@ def read(store: Store, table: str, file: DataFile, columns: Sequence[str], batch
     key = f"{keys.table_prefix(table)}/{file.name}"
     schema = tables.SCHEMAS[table]
     try:
-        if file.n_bytes <= WHOLE_BYTES:
-            data = store.get(key)
-            if keys.sha256_hex(data) != file.sha256:
-                raise CatalogError(f"data file {key} in {store.url} is damaged: its bytes do not hash to its name")
-            fragment = _FORMAT.make_fragment(pa.BufferReader(data))
-        else:
-            fragment = _FORMAT.make_fragment(key, filesystem=arrow_filesystem(store))
+        data = store.get(key)
+        if keys.sha256_hex(data) != file.sha256:
+            raise CatalogError(f"data file {key} in {store.url} is damaged: its bytes do not hash to its name")
+        fragment = _FORMAT.make_fragment(pa.BufferReader(data))
         for batch in fragment.to_batches(schema=schema, columns=list(columns), batch_size=batch_rows):
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)

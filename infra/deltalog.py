@@ -253,14 +253,15 @@ class DeltaLog:
 
     # Writing
 
-    def append(self, file: NewFile, *, clock: Clock) -> None:
-        """Commit one data file; the table is created when it does not exist.
+    def append(self, files: Sequence[NewFile], *, clock: Clock) -> None:
+        """Commit data files in one step; the table is created when it does not exist.
 
         Raises:
-            CatalogError: the log is damaged or the commit was refused; the file is then not in the table.
+            CatalogError: the log is damaged or the commit was refused; the files are then not in the table.
         """
-        self.store.put(f"{self.prefix}/{file.name}", file.data)
-        self._transact([self._add(file, clock, data_change=True)], [file.name])
+        for file in files:
+            self.store.put(f"{self.prefix}/{file.name}", file.data)
+        self._transact([self._add(file, clock, data_change=True) for file in files], [file.name for file in files])
 
     def replace(self, files: Sequence[NewFile], old: Sequence[DataFile], *, clock: Clock) -> None:
         """Commit files in the place of others with the same rows, in one step (compaction).
@@ -322,7 +323,10 @@ class DeltaLog:
     def _create(self) -> DeltaTable:
         """Create the table, or open the one that another writer created in the same moment."""
         if self._log_folder is not None:
-            durable.make_dirs(self._log_folder)
+            try:
+                durable.make_dirs(self._log_folder)
+            except OSError as error:
+                raise CatalogError(f"table {self.table} cannot be created at {self._uri}: {error}") from error
         statistics = tables.STATISTICS.get(self.table, ())
         skipping = {"delta.dataSkippingStatsColumns": ",".join(statistics)} if statistics else {}
         try:
@@ -343,6 +347,11 @@ class DeltaLog:
         if self._log_folder is None:
             return
         entries = [(version, path) for version, path in self._entries() if version > self._synced]
-        durable.sync(*(path for _, path in entries), self._log_folder)
+        try:
+            durable.sync(*(path for _, path in entries), self._log_folder)
+        except OSError as error:
+            raise CatalogError(
+                f"table {self.table}: the commit is in {self._log_folder}, but the disk did not take it safely: {error}"
+            ) from error
         if entries:
             self._synced = entries[-1][0]

@@ -29,8 +29,8 @@ from infra.store import Store
 KEEP_S: Final = 24 * 3600.0  # never delete what is younger than the longest possible commit (RELIABILITY.md 1.2)
 LEASE_S: Final = 3600.0
 LEASE_KEY: Final = "leases/compact.json"
-SMALL_BYTES: Final = 16 << 20
-TARGET_BYTES: Final = 48 << 20  # below datafiles.WHOLE_BYTES: a compacted file is still verified whole
+SMALL_BYTES: Final = 8 << 20
+TARGET_BYTES: Final = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _join_small(store: Store, log: DeltaLog, files: Sequence[DataFile], named: s
                 part for member in group for part in datafiles.read(store, log.table, member, tables.SCHEMAS[log.table].names)
             ]
             made = datafiles.encode(log.table, _as_table(log.table, pl.concat(parts)), f"{COMPACTED}{keys.new_id()}")
-            log.replace([made], group, clock=clock)
+            log.replace(made, group, clock=clock)
         if full:
             group = []
         if file is not None:
