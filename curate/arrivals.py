@@ -153,7 +153,15 @@ def in_folder(root: Path, *, skip: Path | None = None) -> Found:
     for folder, members in images.items():
         name = root.name if folder == root else folder.relative_to(root).as_posix()
         n_bytes = sum(member.stat().st_size for member in members)
-        arrivals.append(Arrival(source_name=name, uri=str(folder), container=TAR, n_bytes=n_bytes, members=tuple(members)))
+        arrivals.append(
+            Arrival(
+                source_name=name,
+                uri=str(folder),
+                container=TAR,
+                n_bytes=n_bytes,
+                members=tuple(sorted(members, key=lambda member: _natural(member.name))),
+            )
+        )
     if not arrivals:
         others = ", ".join(f"{n} .{suffix}" for suffix, n in left.most_common(5)) or "it is empty"
         raise UsageError(f"{root}: no video (.mp4 .mkv .avi .mov .ts) and no image (.jpg .png) below it: {others}")

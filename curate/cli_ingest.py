@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
-from curate import arrivals, cameras, capture_time, imports, label_files, labels
+from curate import arrivals, cameras, capture_time, imports, label_files, label_folders, labels
 from curate.arrivals import Found
 from curate.cameras import Registry
 from curate.imports import Import
@@ -83,6 +83,8 @@ def _ingest(args: argparse.Namespace, context: Context) -> int:
     catalog = open_catalog(store, create=False) if store.head(STORE_KEY) is not None else None
     known = cameras.in_force(catalog) if catalog else {}
     found = _find(args, context, catalog)
+    if catalog is None and not found.arrivals:
+        raise UsageError(f"nothing has arrived under {store.url}/{keys.CLIPS}, and no PATH was given; check --store")
     found = arrivals.assign_cameras(
         found, camera=args.camera, registry=registry, folders_are_classes=bool(args.labels or args.table)
     )
@@ -96,10 +98,6 @@ def _ingest(args: argparse.Namespace, context: Context) -> int:
         context.out.document({"plan": plan, "written": False})
         return 0
     catalog = catalog or open_catalog(store)
-    if rows:
-        catalog.append(
-            "cameras", cameras.as_table_rows(row for changed in rows.values() for row in changed), clock=context.clock
-        )
     with runs.recorded(catalog, "ingest", vars(args), clock=context.clock) as run:
         registrar = Registrar(catalog, known, rows, clock=context.clock, imported=imported, image_rate=args.image_rate)
         registrar.write_cameras(registry.cameras if registry else ())
@@ -254,7 +252,12 @@ def _judge(outcome: Outcome, n_arrivals: int, max_failures: float | None) -> int
 def label(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camloop label`."""
     parser.add_argument("action", choices=["import", "export", "list", "retract"], help="what to do")
-    parser.add_argument("what", nargs="?", metavar="FILE|ID", help="import, export: .csv or .json; retract: a label's id")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="FILE|ID",
+        help="import: .csv, .json; export: those, or a folder to fill with CLASS/clip; retract: an id",
+    )
     parser.add_argument("--annotator", default="person", metavar="NAME", help="whose word it is (default: person)")
     parser.add_argument("--rest", metavar="NAME", help="class of the time that the file's clips leave unlabelled")
     parser.add_argument("--ends", choices=["open", "closed"], default="open", help="closed: the end given is still inside")
@@ -277,7 +280,13 @@ def _label(args: argparse.Namespace, context: Context) -> int:
         context.out.document({"retracted": gone.label_id})
         return 0
     extents = {extent.clip_id: extent for extent in labels.extents(catalog)}
-    rows = labels.export_rows(labels.live(labels.read_all(catalog)), extents)
+    live = labels.live(labels.read_all(catalog))
+    if args.action == "export" and args.what is not None and not Path(args.what).suffix:
+        n_files, n_left = label_folders.export(catalog, Path(args.what), live, extents)
+        context.out.line(f"{n_files} files in class folders below {args.what}; {n_left} labels of parts of clips left out")
+        context.out.document({"path": args.what, "n_files": n_files, "n_left_out": n_left})
+        return 0
+    rows = labels.export_rows(live, extents)
     if args.action == "list":
         columns = ("source_name", "start_s", "end_s", "factor", "label", "annotator", "label_id")
         context.out.table(f"{len(rows)} labels", columns, [[row[name] for name in columns] for row in rows])
@@ -327,7 +336,7 @@ def _label_export(args: argparse.Namespace, context: Context, rows: Sequence[Map
         return 0
     path = Path(args.what)
     if path.suffix.lower() not in (".csv", ".json"):
-        raise UsageError(f"label export {path}: the ending says the format; legal: .csv, .json")
+        raise UsageError(f"label export {path}: the ending says the format; legal: .csv, .json, or none for class folders")
     if path.suffix.lower() == ".json":
         durable.write(path, json.dumps(rows, indent=1, ensure_ascii=False).encode())
     else:
