@@ -157,6 +157,23 @@ def _finish(batch: Batch, found: Sequence[NDArray[np.float32]]) -> Batch:
     return {**{name: column for name, column in batch.items() if name != "detect_rgb"}, "detections": packed}
 
 
+def _onnx_input(path: Path, session: Any) -> tuple[list[Any], Mapping[str, str]]:
+    """Return the input shape (N or a name, 3, S, S) and the metadata of a detector exported by ultralytics.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    shape = list(session.get_inputs()[0].shape)
+    metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    if len(shape) != 4 or shape[1] != 3 or "names" not in metadata or metadata.get("task", "detect") != "detect":
+        raise UsageError(f"weights {path.name}: input {shape}, metadata {sorted(metadata)}; not a detector of ultralytics")
+    declared = ast.literal_eval(metadata.get("imgsz", "[640, 640]"))
+    shape[2:] = [side if isinstance(side, int) else declared[i] for i, side in enumerate(shape[2:])]
+    if shape[2] != shape[3]:
+        raise UsageError(f"weights {path.name}: a picture of {shape[3]}x{shape[2]}; only square ones are read")
+    return shape, metadata
+
+
 class UltralyticsDetector:
     """A YOLO of ultralytics, from .onnx or .pt.
 
@@ -198,23 +215,14 @@ class UltralyticsDetector:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the cores
         options.log_severity_level = 3
         self._model = ONNXBackend(path, self._device, session_options=options)
-        shape = self._model.session.get_inputs()[0].shape
-        metadata = self._model.session.get_modelmeta().custom_metadata_map
-        if len(shape) != 4 or shape[1] != 3 or "names" not in metadata or metadata.get("task", "detect") != "detect":
-            raise UsageError(
-                f"weights {path.name}: input {shape}, metadata {sorted(metadata)}: no detector exported by ultralytics"
-            )
-        declared = ast.literal_eval(metadata.get("imgsz", "[640, 640]"))
-        height, width = (side if isinstance(side, int) else declared[i] for i, side in enumerate(shape[2:]))
-        if height != width:
-            raise UsageError(f"weights {path.name}: a picture of {width}x{height}; only square ones are read")
+        shape, metadata = _onnx_input(path, self._model.session)
         alone = not isinstance(shape[0], int) or b"DynamicQuantizeLinear" in path.read_bytes()
         if alone and isinstance(shape[0], int) and shape[0] > 1:
             raise UsageError(
                 f"weights {path.name}: quantised dynamically over a batch of {shape[0]}, so that a frame's boxes depend on "
                 "the other frames; export it again with batch=1"
             )
-        return width, 1 if alone else shape[0], ast.literal_eval(metadata["names"])
+        return shape[3], 1 if alone else shape[0], ast.literal_eval(metadata["names"])
 
     def _open_torch(self, path: Path, threads: int) -> tuple[int, int, dict[int, str]]:
         from ultralytics.nn.autobackend import AutoBackend
@@ -292,6 +300,31 @@ class TorchvisionDetector:
             rows = torch.cat([boxes["boxes"], boxes["scores"][:, None], boxes["labels"][:, None].float()], dim=1)
             found.append(rows.numpy())
         return _finish(batch, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of a detector without opening it for work."""
+
+    name: str
+    size_px: int
+    classes: tuple[str, ...]
+
+
+def describe(weights: Weights, *, threads: int = 1) -> Described:
+    """Return name, input size and classes of a weights file; an .onnx file is asked by its metadata alone."""
+    if weights.path.suffix == ".onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(weights.path, options, providers=["CPUExecutionProvider"])
+        shape, metadata = _onnx_input(weights.path, session)
+        names = ast.literal_eval(metadata["names"])
+        return Described(weights.source, weights.size_px or shape[3], tuple(names[index] for index in sorted(names)))
+    opened = open_detector(weights, threads=threads)
+    return Described(opened.name, opened.size_px, tuple(opened.classes))
 
 
 def open_detector(weights: Weights, *, threads: int = 1) -> Detector:

@@ -30,7 +30,7 @@ REMEDY = "give --openclip-weights FOLDER (with open_clip_config.json) or FILE wi
 
 
 def find_weights(path: Path) -> Weights:
-    """Return the weights of an open_clip folder or file; its hash covers the configuration too, where there is one.
+    """Return the weights of an open_clip folder or file; the hash is that of the weights file.
 
     Raises:
         UsageError: nothing there that open_clip could load.
@@ -43,6 +43,31 @@ def find_weights(path: Path) -> Weights:
     if not path.is_file():
         raise UsageError(f"no open_clip weights at {path}: {REMEDY}")
     return read_weights(path)
+
+
+def describe(path: Path, model_name: str | None) -> tuple[str, int]:
+    """Return (`name@version`, side of the square in pixels) of a model without opening it.
+
+    Raises:
+        UsageError: nothing there that open_clip could load, or no such architecture.
+    """
+    weights = find_weights(path)
+    if path.is_dir():
+        config = json.loads((path / CONFIG).read_bytes()).get("model_cfg", {})
+    else:
+        from infra.settings import quiet_libraries
+        from infra.torchvision_cpu import ensure_nms
+
+        quiet_libraries()
+        ensure_nms()
+        import open_clip
+
+        config = open_clip.get_model_config(model_name) if model_name else None
+        if config is None:
+            raise UsageError(f"--openclip-model {model_name!r} for {path.name}: {REMEDY}; legal names: open_clip.list_models()")
+    size = config["vision_cfg"]["image_size"]
+    stem = path.name if path.is_dir() else str(model_name)
+    return f"{stem}@{weights.sha256[:8]}", int(size if isinstance(size, int) else size[0])
 
 
 def pack(vectors: NDArray[np.float32]) -> list[bytes]:
@@ -72,14 +97,12 @@ class OpenClipEmbedder:
 
         quiet_libraries()
         ensure_nms()
-        weights = find_weights(path)
+        self.name, self.size_px = describe(path, model_name)
         import open_clip
         import torch
 
         if threads:
             torch.set_num_threads(threads)
-        if not path.is_dir() and (model_name is None or open_clip.get_model_config(model_name) is None):
-            raise UsageError(f"--openclip-model {model_name!r} for {path.name}: {REMEDY}; legal names: open_clip.list_models()")
         name = f"local-dir:{path}" if path.is_dir() else str(model_name)
         self._refuse_downloads(path)
         self._torch = torch
@@ -89,10 +112,6 @@ class OpenClipEmbedder:
         )
         self._model: Any = model.eval()
         self._tokenizer: Any = open_clip.get_tokenizer(name)
-        stem = path.name if path.is_dir() else f"{model_name}"
-        self.name = f"{stem}@{weights.sha256[:8]}"
-        size = self._model.visual.image_size
-        self.size_px = int(size if isinstance(size, int) else size[0])
         mean, std = (getattr(self._model.visual, f"image_{what}", None) for what in ("mean", "std"))
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(mean or open_clip.OPENAI_DATASET_MEAN, device=self._device).view(shape)

@@ -1,0 +1,374 @@
+"""`camloop curate | query | sample | dataset`: arguments in, `curate`'s functions, words out.
+
+Nothing heavy is imported until a command runs, so that --help is quick and a light install can show it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from curate.plan import Options, Plan, Step
+    from curate.query import Footage, View
+    from curate.run import Result
+    from infra.artefacts import Selection
+    from infra.console import Context
+
+STEPS = ("scan", "detect", "embed", "tag")
+_LISTED = ("source_name", "camera_id", "day", "pts_s", "start_pts", "end_pts", "label", "lighting", "n_frames", "codec")
+
+
+def _footage(context: Context, *, vault: bool = False) -> Footage:
+    from curate.query import open_catalog
+
+    return open_catalog(context.store, vault=vault)
+
+
+# curate
+
+
+def curate(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camloop curate`."""
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=[], metavar="STEP", help=f"only these of {' '.join(STEPS)}")
+    parser.add_argument("--without", nargs="+", choices=STEPS, default=[], metavar="STEP", help="all steps but these")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="detector: .onnx or .pt of ultralytics, .pth of torchvision"
+    )
+    parser.add_argument("--openclip-weights", type=Path, metavar="PATH", help="open_clip folder, or a weights file")
+    parser.add_argument("--openclip-model", metavar="NAME", help="architecture of a bare weights file, such as ViT-B-32")
+    parser.add_argument("--factors", type=Path, metavar="FILE", help="factor sheet (TOML); by default lighting and people")
+    parser.add_argument("--every-s", type=float, default=1.0, metavar="S", help="keep a frame every S seconds (default 1)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--local", action="store_true", help="a plain loop in this process instead of Ray")
+    where.add_argument("--ray-address", metavar="A", help="join a Ray cluster; by default Ray starts on this machine")
+    parser.add_argument(
+        "--max-failures", type=float, default=0.5, metavar="SHARE", help="exit 1 when more clips fail (default .5)"
+    )
+    parser.add_argument("--retry", action="store_true", help="try clips again that failed before in the same way")
+    parser.set_defaults(run=run_curate)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from curate import factors, openclip, plan
+    from curate.detect import read_weights
+
+    if arguments.only and arguments.without:
+        raise UsageError("--only and --without exclude each other")
+    if not 0 <= arguments.max_failures <= 1:
+        raise UsageError(f"--max-failures {arguments.max_failures}: give a share from 0 to 1")
+    chosen = arguments.only or [step for step in STEPS if step not in arguments.without]
+    steps: tuple[Step, ...] = tuple(step for step in plan.STEPS if step in chosen)
+    try:
+        text = arguments.factors.read_text() if arguments.factors else factors.DEFAULT
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--factors {arguments.factors}: {error}") from error
+    return plan.Options(
+        steps=steps,
+        detector=read_weights(arguments.weights) if arguments.weights else None,
+        embedder=openclip.find_weights(arguments.openclip_weights) if arguments.openclip_weights else None,
+        embedder_path=arguments.openclip_weights.resolve() if arguments.openclip_weights else None,
+        embedder_model=arguments.openclip_model,
+        sheet=factors.parse(text, name=str(arguments.factors or "factors")),
+        every_s=arguments.every_s,
+        retry=arguments.retry,
+    )
+
+
+def run_curate(arguments: argparse.Namespace, context: Context) -> int:
+    """Run `camloop curate`."""
+    from contextlib import nullcontext
+
+    from curate import jobs, openclip, pipeline, plan
+    from curate.run import curate as work
+    from infra.catalog import open_catalog
+    from infra.runs import recorded
+
+    options, out = _options(arguments), context.out
+    for weights in filter(None, (options.detector, options.embedder)):
+        if weights.status == "unknown":
+            out.note(f"weights {weights.path.name}: unknown, {weights.note} (SHA-256 {weights.sha256})")
+    catalog = open_catalog(context.store, create=False)
+    made = plan.make(catalog, options)
+    _say_plan(context, made)
+    needs_ray = not arguments.local and any(one.pixel_steps for one in made.works)
+    with recorded(catalog, "curate", _plain(arguments), clock=context.clock) as run:
+        run.inputs["snapshot"] = catalog.snapshot()
+        if options.embedder_path is not None:
+            name, _ = openclip.describe(options.embedder_path, options.embedder_model)
+            run.inputs["openclip"] = {"source": name, "path": str(options.embedder_path), "model_name": options.embedder_model}
+        address = arguments.ray_address or context.settings.ray_address
+        with jobs.cluster(address) if needs_ray else nullcontext(1) as cpus, out.progress(len(made.works), "clips") as task:
+            result = work(
+                catalog, options, context.settings, clock=context.clock, cpus=cpus, max_failures=arguments.max_failures,
+                engine=jobs.run_ray if needs_ray else pipeline.run_local, advance=task.advance,
+            )  # fmt: skip
+        run.outputs.update(clips=result.tally.clips, rows=result.tally.rows, n_failed=len(result.tally.failed))
+    _say_result(context, result)
+    return 0
+
+
+def _say_plan(context: Context, made: Plan) -> None:
+    out = context.out
+    counts = {step: sum(step in work.missing for work in made.works) for step in STEPS}
+    todo = ", ".join(f"{step} {n}" for step, n in counts.items() if n)
+    out.line(f"{made.n_clips} clips; to do: {todo or 'nothing'}")
+    if made.waiting:
+        out.line(f"{len(made.waiting)} clips wait for step scan: run camloop curate without --only")
+    if made.expired:
+        out.line(f"{len(made.expired)} clips are expired: their objects are gone, their rows stay")
+    if made.quarantined:
+        out.line(f"{len(made.quarantined)} clips failed before and are left alone (table failures; --retry tries them again)")
+
+
+def _say_result(context: Context, result: Result) -> None:
+    tally, out = result.tally, context.out
+    if tally.clips:
+        rows = [(step, tally.clips[step], tally.rows[step]) for step in STEPS if step in tally.clips]
+        out.table("", ["step", "clips", "rows"], rows)
+    for name, why in tally.failed[:10]:
+        out.line(f"failed: {name}: {why}")
+    if len(tally.failed) > 10:
+        out.line(f"... and {len(tally.failed) - 10} more in table failures")
+    seconds = result.seconds.get("pixels", 0.0)
+    if tally.n_frames:
+        out.line(f"{tally.n_frames} frames in {seconds:.1f} s, {tally.n_frames / seconds:.1f} frames/s")
+    out.document(
+        {
+            "clips": tally.clips, "rows": tally.rows, "n_frames": tally.n_frames, "seconds": result.seconds,
+            "failed": [{"clip": name, "why": why} for name, why in tally.failed],
+            "quarantined": result.plan.quarantined, "waiting": result.plan.waiting, "expired": result.plan.expired,
+        }
+    )  # fmt: skip
+
+
+def _plain(arguments: argparse.Namespace) -> dict[str, Any]:
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    return {name: value for name, value in values.items() if name not in ("run", "json", "quiet", "debug")}
+
+
+# query
+
+
+def query(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camloop query`."""
+    parser.add_argument("where", nargs="?", default="", metavar="WHERE", help="such as \"n_person > 0 and lighting = 'night'\"")
+    _add_view(parser, default="frame")
+    parser.add_argument(
+        "--by", type=_names, default=[], metavar="A,B", help="show how rows and footage spread over these columns"
+    )
+    parser.add_argument("--list", type=int, metavar="N", help="show the first N rows")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows")
+    parser.add_argument("--columns", action="store_true", help="show the names that WHERE and --by may use")
+    parser.set_defaults(run=run_query)
+
+
+def _add_view(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--unit", choices=("frame", "clip", "interval"), default=default, help=f"what a row is (default {default})"
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.25, metavar="S", help="detections count from this score (default .25)"
+    )
+    parser.add_argument("--vault", action="store_true", help="also the held-out part; recorded as a run")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _view(arguments: argparse.Namespace, context: Context) -> View:
+    from infra.runs import recorded
+
+    footage = _footage(context, vault=arguments.vault)
+    if arguments.vault:
+        with recorded(footage.catalog, "vault", _plain(arguments), clock=context.clock) as run:
+            run.outputs["vault"] = str(footage.vault_state())
+    view = footage.view(arguments.unit).counting(arguments.min_score)
+    return view.where(arguments.where) if arguments.where else view
+
+
+def run_query(arguments: argparse.Namespace, context: Context) -> int:
+    """Run `camloop query`."""
+    view, out = _view(arguments, context), context.out
+    document: dict[str, Any] = {"unit": view.unit, "where": view.text, "count": view.count()}
+    document["vault"] = str(view.footage.vault_state())
+    out.line(f"{document['count']:,} {view.unit}s{' where ' + view.text if view.text else ''}   ({document['vault']})")
+    if arguments.columns:
+        document["columns"] = view.columns
+        out.line(", ".join(view.columns))
+    if arguments.by:
+        made = view.distribution(by=arguments.by)
+        document["distribution"] = made.table.to_dicts()
+        document["footage_s"], document["denominator_s"] = made.footage_s, made.denominator_s
+        rows = [_cells(row, len(arguments.by)) for row in made.table.iter_rows()]
+        out.table("", [*arguments.by, "rows", "share", "footage s", "share of footage"], rows)
+        out.line(f"they stand for {made.footage_s:,.0f} s of {made.denominator_s:,.0f} s of footage")
+    if arguments.list is not None:
+        shown = view.lazy().head(arguments.list).collect()
+        document["rows"] = shown.to_dicts()
+        useful = [name for name in _LISTED if name in shown.columns and shown[name].null_count() < shown.height]
+        useful += [name for name in shown.columns if name.startswith("n_") and any(shown[name].fill_null(0))][: 10 - len(useful)]
+        out.table("", useful, shown.select(useful).iter_rows())
+    if arguments.csv:
+        import polars as pl
+
+        lazy = view.lazy()
+        lists = [name for name, dtype in lazy.collect_schema().items() if dtype.is_nested() or dtype == pl.Binary]
+        lazy.drop(lists).collect().write_csv(arguments.csv)
+        out.line(f"written: {arguments.csv}")
+        document["csv"] = str(arguments.csv)
+    out.document(document)
+    return 0
+
+
+def _cells(row: Sequence[Any], n_by: int) -> list[Any]:
+    values = ["unknown" if value is None else str(value) for value in row[:n_by]]
+    rows, share_rows, footage_s, share_footage = row[n_by:]
+    return [*values, rows, f"{share_rows:6.1%}", round(footage_s), f"{share_footage:6.1%}"]
+
+
+# sample
+
+
+def sample(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camloop sample`."""
+    parser.add_argument("name", metavar="NAME", help="what the selection is called")
+    parser.add_argument("n", metavar="N", help="how many rows, or all")
+    parser.add_argument("--where", default="", metavar="WHERE", help="as in camloop query")
+    _add_view(parser, default="interval")
+    parser.add_argument("--by", type=_names, default=[], metavar="A,B", help="columns whose combinations are balanced")
+    parser.add_argument(
+        "--strategy", choices=("balanced", "random", "undersample"), help="default: balanced with --by, else random"
+    )
+    parser.add_argument("--shares", metavar="V=S,...", help="shares of the values of the one --by column, such as night=.4")
+    parser.add_argument("--seed", type=int, default=7, help="another seed draws others (default 7)")
+    parser.add_argument("--purpose", choices=("train", "label", "evaluate", "export"), default="train")
+    parser.add_argument("--split", metavar="P=S,...", help="train=.6,val=.2,test=.2; needs --split-by")
+    parser.add_argument(
+        "--split-by", metavar="COLUMN", help="what stays together: recording_id, camera_id, day, site, source_group"
+    )
+    parser.add_argument("--force-leak", action="store_true", help="keep a split that leaks; the selection says so for ever")
+    parser.set_defaults(run=run_sample)
+
+
+def run_sample(arguments: argparse.Namespace, context: Context) -> int:
+    """Run `camloop sample`."""
+    from curate import datasets
+    from curate.split import parse_shares
+    from infra.runs import recorded
+
+    view = _view(arguments, context)
+    catalog = view.footage.catalog
+    with recorded(catalog, "sample", _plain(arguments), clock=context.clock) as run:
+        selection = view.sample(
+            _count(arguments.n), by=arguments.by, strategy=arguments.strategy, shares=_shares(arguments.shares),
+            seed=arguments.seed, name=arguments.name, purpose=arguments.purpose, split_by=arguments.split_by,
+            split=parse_shares(arguments.split) if arguments.split else None, force_leak=arguments.force_leak,
+        )  # fmt: skip
+        if not selection.rows:
+            raise UsageError(f"nothing to draw from: {view!r}; camloop query shows what there is")
+        selection_id = datasets.save(catalog, selection, clock=context.clock)
+        run.inputs["snapshot"], run.outputs["selection_id"] = dict(selection.snapshots), selection_id
+    _say_selection(context, selection, selection_id)
+    return 0
+
+
+def _count(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"N is {text!r}; legal: a number of rows, or all")
+    return int(text)
+
+
+def _shares(text: str | None) -> dict[str, float] | None:
+    if not text:
+        return None
+    shares = {}
+    for part in text.split(","):
+        value, equals, number = part.rpartition("=")
+        try:
+            shares[value.strip()] = float(number)
+        except ValueError as error:
+            raise UsageError(f"--shares {part!r}: write VALUE=SHARE, such as night=.4") from error
+        if not equals:
+            raise UsageError(f"--shares {part!r}: write VALUE=SHARE, such as night=.4")
+    return shares
+
+
+def _say_selection(context: Context, selection: Selection, selection_id: str) -> None:
+    from collections import Counter
+
+    from infra.artefacts import SPLITS
+
+    out = context.out
+    out.line(f"{selection.name}: {len(selection.rows)} {selection.unit}s of {selection.extra['n_candidates']} found")
+    by = selection.extra["by"]
+    if by:
+        cells = Counter(tuple(row.columns[name] for name in by) for row in selection.rows)
+        out.table(
+            "", [*by, "drawn"], [(*map(str, cell), n) for cell, n in sorted(cells.items(), key=lambda pair: str(pair[0]))]
+        )
+    parts = [name for name in SPLITS if selection.split(name)]
+    if parts:
+        labels = Counter((row.split, row.label or "-") for row in selection.rows)
+        names = sorted({label for _, label in labels})
+        groups = {part: len({row.group for row in selection.split(part)}) for part in parts}
+        rows = [(part, groups[part], *(labels[part, name] for name in names)) for part in parts]
+        out.table("", ["split", f"{selection.group_by}s", *names], rows)
+    for short in selection.shortages:
+        out.line(f"short: {short.cell}: wanted {short.wanted}, found {short.found} ({short.why})")
+    for leak in selection.extra["leaks"]:
+        out.line(f"LEAK kept on request: {leak}")
+    out.line(f"selection {selection_id}")
+    out.document(
+        {
+            "selection_id": selection_id, "name": selection.name, "n_rows": len(selection.rows), "unit": selection.unit,
+            "splits": {part: len(selection.split(part)) for part in parts}, "leaks": selection.extra["leaks"],
+            "shortages": [{"cell": s.cell, "wanted": s.wanted, "found": s.found, "why": s.why} for s in selection.shortages],
+        }
+    )  # fmt: skip
+
+
+# dataset
+
+
+def dataset(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camloop dataset`."""
+    parser.add_argument("name", metavar="NAME", help="a new name with --selection; else list, or show NAME")
+    parser.add_argument("shown", nargs="?", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--selection", metavar="NAME_OR_ID", help="freeze this selection under NAME")
+    parser.set_defaults(run=run_dataset)
+
+
+def run_dataset(arguments: argparse.Namespace, context: Context) -> int:
+    """Run `camloop dataset`."""
+    from curate import datasets
+    from infra.runs import recorded
+
+    catalog, out = _footage(context).catalog, context.out
+    if arguments.selection:
+        with recorded(catalog, "dataset", _plain(arguments), clock=context.clock) as run:
+            selection = datasets.load(catalog, arguments.selection)
+            run.outputs["key"] = key = datasets.export(catalog, arguments.name, selection)
+            run.inputs["selection_id"] = selection.selection_id
+        out.line(f"data set {arguments.name}: {selection!r} at {key}")
+        out.document(
+            {"name": arguments.name, "key": key, "selection_id": selection.selection_id, "n_rows": len(selection.rows)}
+        )
+        return 0
+    if arguments.name == "list" and arguments.shown is None:
+        found = {name: datasets.read(catalog, name) for name in datasets.exported(catalog)}
+        rows = [(name, len(s.rows), s.unit, s.group_by, s.selection_id) for name, s in found.items()]
+        out.table("data sets", ["name", "rows", "unit", "split by", "selection"], rows)
+        out.document([dict(zip(("name", "n_rows", "unit", "split_by", "selection_id"), row, strict=True)) for row in rows])
+        return 0
+    name = arguments.shown if arguments.name == "show" and arguments.shown else arguments.name
+    selection = datasets.read(catalog, name)
+    _say_selection(context, selection, selection.selection_id)
+    return 0

@@ -1,0 +1,126 @@
+"""The first stage: one clip in, its frames out at the sizes that the models of this pass want.
+
+A clip that lacks its scan is scanned (`curate/scan.py` chooses, measures and converts in one decoding pass); a clip that
+was scanned before has just its kept frames decoded again. Either way the pictures come from a child process with limits
+(`infra/decoder.py`), one clip at a time. What the clip itself is to blame for ends as its end row's error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate import scan
+from curate.detect import Batch
+from curate.plan import Work
+from infra import video
+from infra.errors import MediaError, ObjectMissing
+from infra.records import Index
+from infra.settings import Settings
+from infra.store import open_store
+
+PART = 8  # frames that travel together out of a clip: 10 MB at 640 px
+QUALITY = ("brightness", "contrast", "blur", "colourfulness", "motion_score", "p_keep")
+
+Part = dict[str, Any]
+
+
+def squares(picture: video.Picture, sizes_px: Mapping[str, int]) -> dict[str, video.Rgb]:
+    """Return a picture at the sizes of the models: uint8 (S, S, 3) per column, letterboxed for the detector, else squeezed."""
+    made = {}
+    for column, size in sizes_px.items():
+        if column == "detect_rgb":
+            inner, _, pad_x, pad_y = video.fit(picture.size_px, (size, size))
+            made[column] = video.place(picture.rgb(inner), (size, size), pad_x, pad_y)
+        else:
+            made[column] = picture.rgb((size, size)).copy()
+    return made
+
+
+def kept_frames(path: Path, *, index: Index, pts: Sequence[int], sizes_px: Mapping[str, int]) -> Iterator[Part]:
+    """Yield parts of at most `PART` frames at exactly `pts` (sorted): columns pts and those of `sizes_px`.
+
+    Raises:
+        MediaError: one of them is not there.
+    """
+    wanted, held = set(pts), []
+    for picture in video.pictures(path, start_pts=min(pts), index=index) if pts else ():
+        if picture.pts in wanted:
+            wanted.discard(picture.pts)
+            held.append((picture.pts, squares(picture, sizes_px)))
+        if len(held) == PART or (held and not wanted):
+            yield {
+                "pts": np.array([pts for pts, _ in held], np.int64),
+                **{column: np.stack([made[column] for _, made in held]) for column in sizes_px},
+            }
+            held = []
+        if not wanted:
+            return
+    if wanted:
+        raise MediaError(f"{path.name}: no frames at pts {sorted(wanted)[:3]}: it was scanned with another reader")
+
+
+class Decode:
+    """Takes a `Work`, yields batches: its frames, then its end row.
+
+    Args:
+        settings: how to reach the store.
+        store_url: the store.
+        sizes_px: pixel column -> side of its square; "detect_rgb" and "embed_rgb" where their models look.
+        every_s: a frame at least this often; None where clips were scanned before.
+    """
+
+    def __init__(self, settings: Settings, store_url: str, sizes_px: Mapping[str, int], every_s: float | None) -> None:
+        self._store = open_store(store_url, settings)
+        self._sizes_px, self._every_s = dict(sizes_px), every_s
+
+    def __call__(self, work: Work) -> Iterator[Batch]:
+        """Decode one clip.
+
+        Raises:
+            StoreError: the store cannot be reached; that is nobody's clip's fault, and ends the job.
+        """
+        n_frames, end = 0, {}
+        try:
+            with self._store.local(work.clip["key"]) as path:
+                for part in self._parts(path, work):
+                    if "gops" in part:
+                        end["gops"] = part["gops"]
+                        continue
+                    n_frames += len(part["pts"])
+                    yield self._batch(work, part)
+        except (MediaError, ObjectMissing) as error:
+            end = {"error": str(error), "error_class": type(error).__name__}
+        yield self._end(work, {**end, "n_frames": n_frames})
+
+    def _parts(self, path: Path, work: Work) -> Iterator[Part]:
+        index: Index = work.clip["index"]
+        if self._every_s is None:
+            yield from kept_frames(path, index=index, pts=work.kept, sizes_px=self._sizes_px)
+            return
+        yield from scan.scan_clip(path, index=index, every_s=self._every_s, sizes_px=self._sizes_px)
+
+    def _batch(self, work: Work, part: Part) -> Batch:
+        n = len(part["pts"])
+        return {**self._columns(work, n, b""), **{name: np.asarray(part[name], np.float64) for name in QUALITY if name in part},
+                "pts": part["pts"], **{name: part[name] for name in self._sizes_px}}  # fmt: skip
+
+    def _end(self, work: Work, end: Mapping[str, Any]) -> Batch:
+        measures = {name: np.full(1, np.nan) for name in QUALITY} if self._every_s is not None else {}
+        black = {name: np.zeros((1, size, size, 3), np.uint8) for name, size in self._sizes_px.items()}
+        return {**self._columns(work, 1, json.dumps(end).encode()), **measures, "pts": np.zeros(1, np.int64), **black}
+
+    def _columns(self, work: Work, n: int, end: bytes) -> Batch:
+        width, height = int(work.clip["width_px"]), int(work.clip["height_px"])
+        size = self._sizes_px.get("detect_rgb", 1)
+        _, scale, pad_x, pad_y = video.fit((width, height), (size, size))
+        ends = np.empty(n, dtype=object)
+        ends[:] = end
+        return {
+            "clip_id": np.full(n, work.clip_id), "end": ends, "width_px": np.full(n, width), "height_px": np.full(n, height),
+            "scale": np.full(n, scale), "pad_x": np.full(n, pad_x), "pad_y": np.full(n, pad_y),
+        }  # fmt: skip

@@ -1,0 +1,103 @@
+"""The table of stages as a Ray Data job: the same rows as the plain loop, on as many machines as there are.
+
+    works --from_items--> decode (actors, fan out) --> detect (actors) --> embed (actors) --iter_batches--> commits (driver)
+
+Ray is imported here and in `train/jobs.py` only. Pixels stay in Ray's object store between stages; what comes back to the
+driver are rows. Only the driver commits, so that a job killed at any moment leaves whole batches; what was in flight is done
+again by the next run. Decoding happens in child processes of the decode actors (`infra/decoder.py`): a clip that crashes
+its decoder cannot take a Ray worker, and the batch mates of a whole block, with it (RELIABILITY.md, finding 5).
+
+Without an address, Ray runs on this machine, bound to loopback, without dashboard or usage statistics.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from curate.detect import Batch
+from curate.pipeline import Stage
+from curate.plan import Work
+from infra.settings import quiet_libraries
+
+OBJECT_STORE_BYTES = 512 * 1024**2  # some 400 frames at 640 px; Ray Data holds decoding back when it fills
+LOCAL_CPUS = 2
+RETRIES = 2  # of a worker that died (out of memory, lost machine); a clip's own fault never gets that far
+
+
+@contextmanager
+def cluster(address: str | None, *, cpus: int = LOCAL_CPUS) -> Iterator[int]:
+    """Join the cluster at `address`, or start Ray on this machine; yield how many cores it has; leave it at the end.
+
+    Args:
+        address: "auto", HOST:PORT or ray://HOST:PORT; None starts one here.
+        cpus: cores that a Ray started here may use.
+    """
+    quiet_libraries()
+    import ray
+
+    quiet: dict[str, Any] = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        ray.init(
+            num_cpus=cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    else:
+        ray.init(address=address, ignore_reinit_error=True, **quiet)
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield int(resources.get("CPU", 1))
+    finally:
+        ray.shutdown()
+
+
+class Worker:
+    """What a Ray actor runs: one stage, built once. Decoding takes one clip and yields batches; the others map batches."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self._call = make()
+
+    def __call__(self, batch: Batch) -> Any:
+        if "work" not in batch:
+            return self._call(batch)
+        return (part for work in batch["work"] for part in self._call(pickle.loads(work)))
+
+
+def run_ray(works: Sequence[Work], stages: Sequence[Stage]) -> Iterator[Batch]:
+    """Run the table on the cluster that `cluster` joined; yield numpy batches without pixels, in any order."""
+    import ray.data
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    given = [{"work": pickle.dumps(work)} for work in works]
+    rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(works), 64)))
+    for stage in stages:
+        least, most = stage.workers
+        rows = rows.map_batches(
+            Worker,
+            fn_constructor_args=(stage.make,),
+            batch_size=stage.batch_size,
+            batch_format="numpy",
+            num_cpus=stage.num_cpus,
+            concurrency=(least, most) if most > least else least,
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        )
+    for batch in rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        yield _plain(batch)
+
+
+def _plain(batch: Mapping[str, Any]) -> Batch:
+    return {name: np.asarray(column) for name, column in batch.items() if not name.endswith("_rgb")}

@@ -1,0 +1,211 @@
+"""What is missing: for every clip the steps whose fingerprint is not the one wanted now.
+
+    scan --> detect --+
+         \\--> embed --+--> tag
+
+A step's fingerprint holds its hand-raised VERSION, its settings, its weights' hash, and the fingerprints of the steps
+that it reads. So a clip scanned anew is detected anew, and a changed factor sheet only tags. What is not asked for now
+counts as it stands in the tables. Clips whose last try failed for the same fingerprint are quarantined, not tried again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from curate import detect, factors, openclip, scan
+from curate.detect import Weights
+from infra import keys
+from infra.catalog import Catalog
+from infra.errors import Refused, UsageError
+
+Step = Literal["scan", "detect", "embed", "tag"]
+STEPS: tuple[Step, ...] = ("scan", "detect", "embed", "tag")
+READS: Mapping[Step, tuple[Step, ...]] = {
+    "scan": (),
+    "detect": ("scan",),
+    "embed": ("scan",),
+    "tag": ("scan", "detect", "embed"),
+}
+TAG_VERSION = 1
+WORLD_SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a run was asked for.
+
+    Attributes:
+        steps: the steps to bring up to date, in order.
+        detector: weights of the detector, needed by `detect`.
+        embedder: weights of the image-text model, needed by `embed`, and by `tag` where the sheet has prompts.
+        embedder_path: folder or file that the embedder is opened from.
+        embedder_model: architecture of a bare weights file.
+        sheet: the factors.
+        every_s: at least one frame is kept per this many seconds.
+        retry: try quarantined clips again.
+    """
+
+    steps: tuple[Step, ...]
+    detector: Weights | None = None
+    embedder: Weights | None = None
+    embedder_path: Path | None = None
+    embedder_model: str | None = None
+    sheet: factors.Sheet
+    every_s: float = 1.0
+    retry: bool = False
+
+    def __post_init__(self) -> None:
+        if "detect" in self.steps and self.detector is None:
+            raise UsageError("step detect needs --weights FILE (.onnx or .pt); or leave it out: --without detect")
+        if "embed" in self.steps and self.embedder is None:
+            raise UsageError(f"step embed needs weights: {openclip.REMEDY}")
+        if "tag" in self.steps and self.sheet.of("prompts") and self.embedder is None:
+            raise UsageError(f"the factor sheet has prompts: {openclip.REMEDY.replace('--without embed', '--without tag')}")
+        if not self.every_s > 0:
+            raise UsageError(f"--every-s {self.every_s}: give seconds above 0")
+
+    def fingerprint(self, step: Step, upstream: Mapping[str, str | None]) -> str:
+        """Return the fingerprint of `step`, given those of the steps that it reads."""
+        settings: dict[str, object] = {"upstream": {name: upstream.get(name) for name in READS[step]}}
+        if step == "scan":
+            return keys.fingerprint(step, scan.VERSION, settings | {"every_s": self.every_s}, None)
+        if step == "detect":
+            least = {"least_score": detect.LEAST_SCORE, "iou": detect.IOU, "most": detect.MAX_DETECTIONS}
+            return keys.fingerprint(step, detect.VERSION, settings | least, self.detector.sha256 if self.detector else None)
+        if step == "embed":
+            return keys.fingerprint(step, openclip.VERSION, settings, self.embedder.sha256 if self.embedder else None)
+        return keys.fingerprint(step, TAG_VERSION, settings | {"sheet": self.sheet.text_sha256, "code": factors.VERSION}, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One clip and what is missing for it: step -> the fingerprint that it will have.
+
+    `clip` is its row of table `clips`; `kept` are the pts of its frames, where it was scanned before.
+    """
+
+    clip: Mapping[str, Any]
+    missing: Mapping[Step, str]
+    kept: tuple[int, ...] = ()
+
+    @property
+    def clip_id(self) -> str:
+        return str(self.clip["clip_id"])
+
+    @property
+    def pixel_steps(self) -> tuple[Step, ...]:
+        """The missing steps that need decoded frames."""
+        return tuple(step for step in STEPS if step in self.missing and step != "tag")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run will do, and what it leaves alone.
+
+    Attributes:
+        works: clips with something missing.
+        n_clips: all live clips.
+        quarantined: clips that failed before in the same way; `camloop curate --retry` tries them again.
+        waiting: clips whose asked steps wait for a scan that was not asked for.
+        expired: clips whose object is gone.
+    """
+
+    works: tuple[Work, ...]
+    n_clips: int
+    quarantined: tuple[str, ...]
+    waiting: tuple[str, ...]
+    expired: tuple[str, ...]
+
+
+def failure_id(clip_id: str, step: str, fingerprint: str) -> str:
+    """Return the id of the failure of one try: the same try fails once, however often it is repeated."""
+    return keys.derived_id("failure", clip_id, step, fingerprint)
+
+
+def make(catalog: Catalog, options: Options, *, only: Collection[str] | None = None) -> Plan:
+    """Compare the tables with what is wanted.
+
+    Args:
+        catalog: the tables.
+        options: what is wanted.
+        only: clip_ids to look at; None looks at all.
+
+    Raises:
+        UsageError: no clips at all.
+        Refused: a model of the simulated world on other footage.
+    """
+    clips = catalog.scan("clips").sort("camera_id", "start_ns", "clip_id", nulls_last=True).collect()
+    if clips.is_empty():
+        raise UsageError(f"no clips in {catalog.store.url}: camloop ingest PATH registers some")
+    if only is not None:
+        clips = clips.filter(pl.col("clip_id").is_in(list(only)))
+    live: dict[str, dict[str, str]] = {}
+    for row in catalog.live().filter(pl.col("scope") == "clip").iter_rows(named=True):
+        live.setdefault(row["scope_id"], {})[row["step"]] = row["fingerprint"]
+    failed = set() if options.retry else set(catalog.scan("failures", ["failure_id"]).collect()["failure_id"])
+    works: list[Work] = []
+    quarantined, waiting, expired = [], [], []
+    for clip in clips.iter_rows(named=True):
+        clip_id = clip["clip_id"]
+        missing, waits = _missing(options, live.get(clip_id, {}))
+        if waits:
+            waiting.append(clip_id)
+        if clip["state"] == "expired" and any(step != "tag" for step in missing):
+            expired.append(clip_id)
+            missing = {}
+        first = next(iter(missing.items()), None)
+        if first and failure_id(clip_id, *first) in failed:
+            quarantined.append(clip_id)
+        elif missing:
+            works.append(Work(clip=clip, missing=missing))
+    _check_world(catalog, options, works)
+    return Plan(
+        works=tuple(works), n_clips=clips.height, quarantined=tuple(quarantined), waiting=tuple(waiting), expired=tuple(expired)
+    )
+
+
+def with_kept(catalog: Catalog, works: Sequence[Work]) -> list[Work]:
+    """Return the works with the pts of their clips' kept frames."""
+    mine = catalog.scan("frames", ["clip_id", "pts"]).filter(pl.col("clip_id").is_in([work.clip_id for work in works]))
+    kept = dict(mine.group_by("clip_id").agg(pl.col("pts").sort()).collect().iter_rows())
+    return [dataclasses.replace(work, kept=tuple(kept.get(work.clip_id, ()))) for work in works]
+
+
+def _missing(options: Options, live: Mapping[str, str]) -> tuple[dict[Step, str], bool]:
+    """Return the steps to do with their fingerprints, and whether an asked step lacks its scan."""
+    now: dict[str, str | None] = dict(live)
+    missing: dict[Step, str] = {}
+    for step in STEPS:
+        if step not in options.steps:
+            continue
+        if step != "scan" and now.get("scan") is None:
+            return missing, True
+        wanted = options.fingerprint(step, now)
+        if live.get(step) != wanted:
+            missing[step] = wanted
+        now[step] = wanted
+    return missing, False
+
+
+def _check_world(catalog: Catalog, options: Options, works: Sequence[Work]) -> None:
+    """Refuse models that only know the simulated world on footage that is not marked as simulated."""
+    bound = [weights for weights in (options.detector, options.embedder) if weights and weights.simulated_world_only]
+    if not bound or not works or catalog.settings.get("world") == WORLD_SIMULATED:
+        return
+    from infra.views import clips_view
+
+    rows = clips_view(catalog)
+    mine = rows.filter(pl.col("clip_id").is_in([work.clip_id for work in works]))
+    real = mine if "world" not in rows.collect_schema() else mine.filter(pl.col("world").fill_null("") != WORLD_SIMULATED)
+    cameras = sorted(str(name) for name in real.select(pl.col("camera_id").unique()).collect()["camera_id"])
+    if cameras:
+        raise Refused(
+            f"{bound[0].path.name} was trained on the simulated world only and would invent things on the cameras "
+            f"{', '.join(cameras[:5])}: give other weights, or leave the step out (--without)"
+        )
