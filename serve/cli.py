@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import SettingsError, UsageError
+from infra.errors import UsageError
+from serve import cli_run, repository
 from serve import release as releases
-from serve import repository
 
 if TYPE_CHECKING:
     from infra.console import Context
@@ -31,14 +31,9 @@ def release(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_release)
 
 
-def _serve_table(context: Context) -> dict[str, Any]:
-    table = context.settings.toml.get("serve", {})
-    if not isinstance(table, dict):
-        raise SettingsError("camloop.toml: [serve] must be one table")
-    unknown = sorted(table.keys() - {"keys", "on"})
-    if unknown:
-        raise SettingsError(f"camloop.toml: unknown key serve.{unknown[0]}; legal: keys, [[serve.on]]")
-    return table
+def run(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camloop run`."""
+    cli_run.configure(parser)
 
 
 def _release(arguments: argparse.Namespace, context: Context) -> int:
@@ -87,7 +82,7 @@ def _release(arguments: argparse.Namespace, context: Context) -> int:
 
 def _keys(arguments: argparse.Namespace, context: Context) -> Any:
     """Read the signing keys; make them when nothing was ever released in this store and there are none."""
-    folder = (arguments.keys or Path(_serve_table(context).get("keys", repository.DEFAULT_KEYS))).expanduser()
+    folder = (arguments.keys or Path(cli_run.serve_table(context.settings).get("keys", repository.DEFAULT_KEYS))).expanduser()
     if not repository.exists(context.store) and not (folder / "root.pem").exists():
         repository.make_keys(folder)
         context.out.note(f"made the signing keys of your releases in {folder} (mode 0600, without password).")
