@@ -59,7 +59,8 @@ def test_seconds_ticks_intervals_and_open_ends(tmp_path: Path) -> None:
     said = read(
         tmp_path,
         "clip,start_s,end_s,start_pts,end_pts,interval,label\n"
-        "farm/0412.mp4,1.5,3,,,,a\nfarm/0412.mp4,,,200,300,,b\ngate/0412.mp4,,,,,01:20:05 - 01:20:34,c\nfarm/0412.mp4,9,,,,,d\n",
+        "farm/0412.mp4,1.5,3,,,,a\nfarm/0412.mp4,,,200,300,,b\n"
+        "gate/0412.mp4,,,,,01:20:05 - 01:20:34,c\nfarm/0412.mp4,9,,,,,d\n",
     )
     found = {label.name: (label.start_pts, label.end_pts) for label in resolve(said).labels}
     assert found == {"a": (1600, 3100), "b": (200, 300), "c": (4_805_000, 4_834_000), "d": (9100, 10_100)}
