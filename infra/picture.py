@@ -103,7 +103,8 @@ class Picture:
         """Return the picture, rotated, at `size_px` (width, height) or as large as it is: uint8 (H, W, 3), RGB, a view."""
         width, height = self._before_rotation(size_px)
         plane = self.converter.plane(self.frame, "rgb24", (width, height))
-        return np.rot90(plane.reshape(height, width, 3), self.rotation_deg // 90)
+        rgb = plane.reshape(height, width, 3)
+        return np.rot90(rgb, self.rotation_deg // 90) if self.rotation_deg else rgb
 
     def gray(self, size_px: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
         """Return the luma at full range, rotated: uint8 (H, W), a view."""
