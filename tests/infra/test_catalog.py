@@ -266,7 +266,8 @@ class TestOpening:
             "c = open_catalog(DirStore(sys.argv[1])); w = int(sys.argv[2])\n"
             "for k in range(20):\n"
             "    i = f'{w * 100 + k:032x}'\n"
-            "    made = {'frames': [dict(clip_id=i, pts=p, p_keep=1) for p in range(5)], 'gops': [{'clip_id': i, 'gop_index': 0}]}\n"
+            "    frames = [dict(clip_id=i, pts=p, p_keep=1) for p in range(5)]\n"
+            "    made = {'frames': frames, 'gops': [{'clip_id': i, 'gop_index': 0}]}\n"
             "    c.commit(made, [Done('clip', i, 'scan', 'f', 1, 5)])\n"
         )
         folder = str(tmp_path / "store")
