@@ -30,7 +30,112 @@ class Command:
     extra: str | None = None
 
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        name="demo",
+        target="infra.demo.cli:demo",
+        summary="Tell the whole loop on simulated cameras, in under five minutes, with a report at the end.",
+        example='camloop demo',
+        extra="cloud",
+    ),
+    Command(
+        name="ingest",
+        target="curate.cli_ingest:ingest",
+        summary="Register clips: a folder, a memory card, a bucket, or what uploaders have sent.",
+        example='camloop ingest /media/card --cameras cameras.toml',
+        extra="cloud",
+    ),
+    Command(
+        name="curate",
+        target="curate.cli:curate",
+        summary="Scan, detect and tag what was ingested, each clip decoded once; a rerun does what is missing.",
+        example='camloop curate --weights yolov8n.onnx --without embed',
+        extra="cloud",
+    ),
+    Command(
+        name="query",
+        target="curate.cli:query",
+        summary="Ask what footage there is, and how it is spread over its factors.",
+        example='camloop query "n_person > 0 and lighting = \'night\'" --by camera_id',
+        extra="cloud",
+    ),
+    Command(
+        name="label",
+        target="curate.cli_ingest:label",
+        summary="Bring people's labels in and out, list them, withdraw one.",
+        example='camloop label import labels.csv --annotator anna',
+        extra="cloud",
+    ),
+    Command(
+        name="sample",
+        target="curate.cli:sample",
+        summary="Draw a balanced selection, split it without leaks, and say what could not be met.",
+        example=(
+            'camloop sample night 500 --where "lighting = \'night\'" --by label'
+            ' --split train=.7,val=.1,test=.2 --split-by recording_id'
+        ),
+        extra="cloud",
+    ),
+    Command(
+        name="dataset",
+        target="curate.cli:dataset",
+        summary="Freeze a selection under a name.",
+        example='camloop dataset gestures --selection night',
+        extra="cloud",
+    ),
+    Command(
+        name="train",
+        target="train.cli:train",
+        summary="Train a video model on a data set, by a recipe; a killed run goes on.",
+        example='camloop train gestures --recipe gesture_gru',
+        extra="cloud",
+    ),
+    Command(
+        name="export",
+        target="train.cli:export",
+        summary="Export a trained run as a bundle: ONNX with its specification.",
+        example='camloop export 3f2a',
+        extra="cloud",
+    ),
+    Command(
+        name="evaluate",
+        target="train.cli:evaluate",
+        summary="Judge the exported file slice by slice; exit code 1 if a gate is not passed.",
+        example='camloop evaluate 9c1b --dataset gestures --gate gate.toml --html report.html',
+        extra="cloud",
+    ),
+    Command(
+        name="release",
+        target="serve.cli:release",
+        summary="Sign a bundle that passed its gate into a channel.",
+        example='camloop release 9c1b --channel stable',
+    ),
+    Command(
+        name="run",
+        target="serve.cli:run",
+        summary="On the camera host: fetch, verify and run the released model; keep what it is unsure about.",
+        example='camloop run day1.mp4 --from ./camloop-data --outbox outbox',
+    ),
+    Command(
+        name="record",
+        target="ingest.cli:record",
+        summary="Film a source into a spool, with a sidecar per clip.",
+        example='camloop record day1.mp4 --spool spool',
+    ),
+    Command(
+        name="upload",
+        target="ingest.cli:upload",
+        summary="Carry a spool to the store: put if absent, hash compared, then deleted here.",
+        example='camloop upload spool --store s3://bucket/farm',
+    ),
+    Command(
+        name="doctor",
+        target="infra.doctor:doctor",
+        summary="Check a store: every byte, the logs, what the store can do; repair and compact.",
+        example='camloop doctor --store ./camloop-data --repair',
+        extra="cloud",
+    ),
+)
 
 # Where one room's command uses another room's object, in one process: `run` feeds a predictor from a source.
 JOINS: Mapping[str, str] = {"source": "ingest.source:open_source"}

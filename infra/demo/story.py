@@ -1,9 +1,8 @@
-"""The demo's plot: cameras film, a model is trained, its gate refuses it, what was missing is filmed, and the gate judges again.
+"""How the demo is told: steps with their seconds, commands with their output, and a file that lets a killed demo go on.
 
 Every step is a `camloop` command in a process of its own, or something that a person or a camera does (filming,
 labelling). What a step found is kept in `story.json`, written when the step has ended, so a killed demo goes on with
-the step in which it was killed. `plot` lists the steps in order; the figures are for `infra.demo.report`.
-The parts, the recipe and the gate were frozen before any figure was seen: docs/adr/0011.
+the step in which it was killed. `infra.demo.plot` has the steps; the figures are for `infra.demo.report`.
 """
 
 from __future__ import annotations
@@ -24,10 +23,6 @@ from infra.console import Output
 from infra.errors import JobError
 
 Facts = dict[str, Any]
-
-
-class CommandFailed(JobError):
-    """A command of the demo ended with another exit code than the plot expects."""
 
 
 @dataclass(slots=True)
@@ -104,7 +99,7 @@ class Story:
         """Run one command on the demo's store and return its JSON document.
 
         Raises:
-            CommandFailed: it ended with a code that is not in `exits`.
+            JobError: it ended with a code that is not in `exits`.
         """
         if show:
             self.say(f"$ camloop {' '.join(_quoted(argument) for argument in arguments)}")
@@ -115,7 +110,7 @@ class Story:
             file.write(f"$ {' '.join(argv[3:])}\n{done.stderr}\n")
         if done.returncode not in exits:
             last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-            raise CommandFailed(f"{arguments[0]} ended with exit code {done.returncode}: {last} (all of it: {log})")
+            raise JobError(f"{arguments[0]} ended with exit code {done.returncode}: {last} (all of it: {log})")
         document = json.loads(done.stdout) if done.stdout.strip() else {}
         if isinstance(document, dict):
             document["exit_code"] = done.returncode
