@@ -98,7 +98,7 @@ def build_detector(target: Path, *, seed: int, n_recordings: int, frames_each: i
     quiet_libraries()
     ensure_nms()
     import torch
-    from ultralytics import YOLO
+    from ultralytics.models import YOLO
 
     torch.set_num_threads(threads)
     started = time.monotonic()
@@ -138,19 +138,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("detector", "openclip"), help="build one of them")
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for the weights and their sidecars")
     parser.add_argument("--seed", type=int, default=17, help="world seed; another than the demo's")
-    parser.add_argument("--recordings", type=int, default=480, help="recordings of 5 s to learn from")
-    parser.add_argument("--epochs", type=int, default=None, help="passes over the footage (detector 14, openclip 24)")
+    parser.add_argument("--recordings", type=int, default=400, help="recordings of 5 s to learn from")
+    parser.add_argument("--epochs", type=int, default=None, help="passes over the footage (detector 12, openclip 16)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     options = parser.parse_args(arguments)
     if options.only != "openclip":
         scores = build_detector(options.out / DETECTOR.name, seed=options.seed, n_recordings=options.recordings, frames_each=4,
-                                epochs=options.epochs or 14, threads=options.threads)  # fmt: skip
+                                epochs=options.epochs or 12, threads=options.threads)  # fmt: skip
         sys.stdout.write(f"detector: {scores}\n")
     if options.only != "detector":
         from infra.demo.image_text import build_image_text
 
-        scores = build_image_text(options.out / OPENCLIP.name, seed=options.seed, n_recordings=options.recordings, frames_each=12,
-                                  epochs=options.epochs or 24, threads=options.threads)  # fmt: skip
+        scores = build_image_text(options.out / OPENCLIP.name, seed=options.seed, n_recordings=options.recordings, frames_each=8,
+                                  epochs=options.epochs or 16, threads=options.threads)  # fmt: skip
         sys.stdout.write(f"openclip: {scores}\n")
     return 0
 

@@ -27,8 +27,6 @@ from infra.errors import UsageError
 from infra.records import Sidecar
 from infra.writer import Writer
 
-# With the sensor noise of `light.NOISE` these give P frames of real fixed-camera clips' size: docs/adr/0010.
-ENCODER_OPTIONS = {"preset": "veryfast", "crf": "27"}
 GOP_S = 2.0
 TIME_BASE = Fraction(1, 1000)
 PTS_PER_FRAME = PERIOD_NS // 1_000_000
@@ -109,7 +107,7 @@ def film(plan: RecordingPlan, folder: Path, truth_folder: Path | None = None) ->
     durable.make_dirs(folder)
     draft = folder / f".filming-{plan.recording_id}.mp4"
     truths, times = [], []
-    with Writer(draft, WIDTH_PX, HEIGHT_PX, TIME_BASE, gop_s=GOP_S, options=ENCODER_OPTIONS) as writer:
+    with Writer(draft, WIDTH_PX, HEIGHT_PX, TIME_BASE, gop_s=GOP_S) as writer:
         for rgb, sensor_ns, truth in render(plan):
             writer.add(rgb, truth.frame_number * PTS_PER_FRAME)
             truths.append(truth)

@@ -21,7 +21,7 @@ from infra.demo.footage import pictures
 from infra.demo.sentences import VALUES, Facts, facts, holds, one_fact, several_facts
 from infra.video import resize
 
-SIZE_PX = 128
+SIZE_PX = 96
 MEAN, STD = (0.42, 0.42, 0.42), (0.25, 0.25, 0.25)
 CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -57,7 +57,9 @@ def _gather(seed: int, use: Any, n_recordings: int, frames_each: int) -> tuple[N
 
 def _sentences(known: Sequence[Facts], rng: np.random.Generator) -> tuple[list[str], list[Facts], dict[str, tuple[int, int]]]:
     """Return the sentences of one batch, the facts they need, and where each factor's sentences lie."""
-    texts, needs, ranges = [], [], {}
+    texts: list[str] = []
+    needs: list[Facts] = []
+    ranges: dict[str, tuple[int, int]] = {}
     for factor, values in VALUES.items():
         ranges[factor] = (len(texts), len(texts) + len(values))
         texts += [one_fact(factor, value, rng) for value in values]
@@ -96,8 +98,8 @@ def _pixels(rgb: NDArray[np.uint8]) -> Any:
 def _augmented(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Flip half of the pictures and move all of them by a few pixels; light and colour stay: they are what is learnt."""
     flipped = np.where(rng.random(len(rgb))[:, None, None, None] < 0.5, rgb[:, :, ::-1], rgb)
-    shift_y, shift_x = (int(value) for value in rng.integers(0, 13, 2))
-    padded = np.pad(flipped, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="edge")
+    shift_y, shift_x = (int(value) for value in rng.integers(0, 9, 2))
+    padded = np.pad(flipped, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
     return np.ascontiguousarray(padded[:, shift_y : shift_y + SIZE_PX, shift_x : shift_x + SIZE_PX])
 
 

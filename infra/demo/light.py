@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,16 +19,17 @@ from infra.demo.pen import SCALE
 from infra.demo.scenes import HEIGHT_PX, INDOOR, WIDTH_PX, Scene
 from infra.demo.truth import Lighting, Rgb, Weather
 
-# Sensor noise in levels of 255, luma and chroma; chosen so that P frames cost what they cost in real fixed-camera
-# clips (figures in docs/adr/0010): at these sizes and settings .001 to .010 bytes per pixel.
-NOISE: dict[Lighting, tuple[float, float]] = {"day": (2.0, 0.8), "dusk": (2.8, 1.4), "night": (3.2, 2.2), "infrared": (3.2, 0.0)}
+# Sensor noise in levels of 255, luma and chroma; chosen so that with the recorder's settings (infra.writer) P frames cost
+# what they cost in real fixed-camera clips (figures in docs/adr/0010): .001 to .010 bytes per pixel.
+NOISE: dict[Lighting, tuple[float, float]] = {"day": (1.2, 0.5), "dusk": (1.5, 0.7), "night": (1.8, 1.1), "infrared": (1.6, 0.0)}
 _SKY: dict[Lighting, Rgb] = {
-    "day": (1.0, 1.0, 1.0), "dusk": (0.78, 0.5, 0.44), "night": (0.06, 0.08, 0.15), "infrared": (0.1, 0.1, 0.1),
+    "day": (1.0, 1.0, 1.0), "dusk": (0.78, 0.5, 0.44), "night": (0.04, 0.055, 0.1), "infrared": (0.1, 0.1, 0.1),
 }  # fmt: skip
+# Night is as dark as real clips of people at night: mean luma of ../shared/data/actions/arid6_dark has quartiles 13, 17, 26.
 _AMBIENT: dict[Lighting, Rgb] = {
-    "day": (1.0, 1.0, 1.0), "dusk": (0.62, 0.49, 0.45), "night": (0.17, 0.2, 0.29), "infrared": (0.26, 0.26, 0.26),
+    "day": (1.0, 1.0, 1.0), "dusk": (0.62, 0.49, 0.45), "night": (0.075, 0.09, 0.13), "infrared": (0.26, 0.26, 0.26),
 }  # fmt: skip
-_LAMP: dict[Lighting, float] = {"day": 0.12, "dusk": 0.4, "night": 0.34, "infrared": 0.0}
+_LAMP: dict[Lighting, float] = {"day": 0.12, "dusk": 0.4, "night": 0.17, "infrared": 0.0}
 _LAMP_COLOUR = np.array([1.1, 0.9, 0.6], np.float32)
 _GREY = np.array([0.42, 0.36, 0.22], np.float32)  # what an infrared camera makes of colours by day
 N_TILES, _MARGIN = 12, 48
@@ -78,14 +80,15 @@ class LitScene:
 
     def see(self, canvas: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return what the sensor makes of a finished canvas: uint8 (H, W, 3) RGB with rain and noise."""
-        rgb: NDArray[np.uint8] = cv2.resize(canvas, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA)
+        rgb: Any = cv2.resize(canvas, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA)
         choice = rng.integers(0, 1 << 20, 4)
         if self.rain:
             rgb = cv2.add(rgb, np.roll(self.rain[int(choice[3]) % len(self.rain)], int(choice[2]) % WIDTH_PX, axis=1))
         more, less = self.noise[int(choice[0]) % N_TILES]
         y, x = int(choice[1]) % _MARGIN, int(choice[2]) % _MARGIN
         window = np.s_[y : y + HEIGHT_PX, x : x + WIDTH_PX]
-        return cv2.subtract(cv2.add(rgb, more[window]), less[window])  # type: ignore[no-any-return]
+        seen: Any = cv2.subtract(cv2.add(rgb, more[window]), less[window])
+        return np.asarray(seen, np.uint8)
 
 
 def _grid() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -96,7 +99,7 @@ def _grid() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def _gain(scene: Scene, lighting: Lighting, weather: Weather | None, level: float, lamp_on: bool) -> NDArray[np.float32]:
     """Light at every place, float32 (H, W, 3)."""
     x, y = _grid()
-    gain = np.ones((HEIGHT_PX, WIDTH_PX, 3), np.float32) * np.asarray(_AMBIENT[lighting], np.float32)
+    gain: NDArray[Any] = np.ones((HEIGHT_PX, WIDTH_PX, 3), np.float32) * np.asarray(_AMBIENT[lighting], np.float32)
     if lighting == "infrared":  # the illuminator sits beside the lens: bright in the middle, dark towards the corners
         far = ((x - WIDTH_PX / 2) / 150) ** 2 + ((y - HEIGHT_PX * 0.56) / 112) ** 2
         gain = gain + (0.62 * np.exp(-1.25 * far))[..., None]
@@ -117,11 +120,12 @@ def _lit(scene: Scene, lighting: Lighting, gain: NDArray[np.float32], level: flo
     size = (WIDTH_PX * SCALE, HEIGHT_PX * SCALE)
     colour = scene.colour.astype(np.float32)
     if lighting == "infrared":
-        grey = colour @ _GREY + 16 + 0.16 * cv2.erode(scene.leaves, np.ones((7, 7), np.uint8))  # leaves shine in infrared
+        shine: Any = cv2.erode(scene.leaves, np.ones((7, 7), np.uint8))  # leaves are bright in infrared
+        grey = colour @ _GREY + 16 + 0.16 * shine
         colour = np.repeat(grey[..., None], 3, axis=2)
     lit = colour * cv2.resize(gain, size, interpolation=cv2.INTER_LINEAR)
     sky = (scene.sky.astype(np.float32) / 255)[..., None]
-    return lit * (1 - sky) + colour * np.asarray(_SKY[lighting], np.float32) * np.float32(level) * sky
+    return (lit * (1 - sky) + colour * np.asarray(_SKY[lighting], np.float32) * np.float32(level) * sky).astype(np.float32)
 
 
 def _lamps(canvas: NDArray[np.float32], scene: Scene, lighting: Lighting) -> None:
@@ -130,20 +134,23 @@ def _lamps(canvas: NDArray[np.float32], scene: Scene, lighting: Lighting) -> Non
         y, x = np.mgrid[0 : HEIGHT_PX * SCALE, 0 : WIDTH_PX * SCALE].astype(np.float32) / SCALE
         for lx, ly, _ in scene.lamps:
             near = np.exp(-((x - lx) ** 2 + (y - ly) ** 2) / 44)
-            canvas += near[..., None] * np.array([235, 205, 140], np.float32) * (0.75 if lighting == "night" else 0.5)
+            canvas += near[..., None] * np.array([235, 205, 140], np.float32) * (0.6 if lighting == "night" else 0.5)
 
 
-def _wind(canvas: NDArray[np.uint8], leaves: NDArray[np.uint8], strength_px: float, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
+def _wind(
+    canvas: NDArray[np.uint8], leaves: NDArray[np.uint8], strength_px: float, rng: np.random.Generator
+) -> list[NDArray[np.uint8]]:
     """Return the canvas in `WIND_PHASES` phases of moving leaves."""
     height, width = leaves.shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     soft = cv2.GaussianBlur(leaves, (0, 0), 3).astype(np.float32) / 255 * (strength_px * SCALE)
     field_x = cv2.resize(rng.uniform(0, 6.3, (9, 12)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    phases = []
+    phases: list[NDArray[np.uint8]] = []
     for i in range(WIND_PHASES):
         turn = 2 * np.pi * i / WIND_PHASES
-        phases.append(cv2.remap(canvas, x + soft * np.sin(field_x + turn), y + 0.5 * soft * np.cos(field_x + turn), cv2.INTER_LINEAR,
-                                borderMode=cv2.BORDER_REFLECT))  # fmt: skip
+        from_x, from_y = x + soft * np.sin(field_x + turn), y + 0.5 * soft * np.cos(field_x + turn)
+        moved: Any = cv2.remap(canvas, from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        phases.append(moved)
     return phases
 
 
@@ -176,7 +183,9 @@ def _noise_tiles(lighting: Lighting) -> list[tuple[NDArray[np.uint8], NDArray[np
     return tiles
 
 
-def light_scene(scene: Scene, lighting: Lighting, weather: Weather | None, level: float, seed: int, *, lamp_on: bool = True) -> LitScene:
+def light_scene(
+    scene: Scene, lighting: Lighting, weather: Weather | None, level: float, seed: int, *, lamp_on: bool = True
+) -> LitScene:
     """Light a scene.
 
     Args:
@@ -197,7 +206,7 @@ def light_scene(scene: Scene, lighting: Lighting, weather: Weather | None, level
         _lamps(canvas, scene, lighting)
     fog, fog_colour = None, (0.0, 0.0, 0.0)
     if weather == "fog":
-        veil = {"day": 206.0, "dusk": 132.0, "night": 44.0, "infrared": 118.0}[lighting] * level
+        veil = {"day": 206.0, "dusk": 132.0, "night": 26.0, "infrared": 118.0}[lighting] * level
         blue = 1.0 if lighting == "infrared" else 1.05
         fog_colour = (veil * (1.06 if lighting == "dusk" else 1.0), veil, veil * blue)
         thick = rng.uniform(0.8, 1.0)
@@ -220,5 +229,5 @@ def light_scene(scene: Scene, lighting: Lighting, weather: Weather | None, level
         fog=fog,
         fog_colour=fog_colour,
         noise=_noise_tiles(lighting),
-        rain=_rain_tiles(rng, {"day": 70.0, "dusk": 62.0, "night": 44.0, "infrared": 96.0}[lighting]) if weather == "rain" else [],
+        rain=_rain_tiles(rng, {"day": 70.0, "dusk": 62.0, "night": 30.0, "infrared": 96.0}[lighting]) if weather == "rain" else [],
     )

@@ -92,6 +92,7 @@ def several_facts(known: Facts, rng: np.random.Generator) -> tuple[str, Facts]:
     said: Facts = {}
     things = [factor for factor in ("jacket", "person", "car", "species", "animal") if factor in known and known[factor] != "no"]
     head = ""
+    factor: str
     if things:
         factor = "jacket" if "jacket" in things and rng.random() < 0.7 else things[int(rng.integers(len(things)))]
         said[factor] = known[factor]

@@ -34,7 +34,7 @@ FPS = 10
 PERIOD_NS = 1_000_000_000 // FPS
 MAX_SITES = 64
 _SITE_NAMES: dict[Part, str] = {"models": "studio", "train": "north", "evaluate": "south", "live": "harbour"}
-_ANGLES: dict[Kind, str] = {"hall": "eye level", "workshop": "corner, from above", "yard": "eye level", "street": "across the road"}
+_ANGLES: dict[Kind, str] = {"hall": "eye level", "workshop": "corner, from above", "yard": "eye level", "street": "from across"}
 _HOURS: dict[Lighting, tuple[float, float]] = {"day": (9, 16), "dusk": (18, 19.5), "night": (21.5, 27), "infrared": (21.5, 27)}
 _FIRST_DAY = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)
 _ACTING: tuple[Action, ...] = ("Door", "Light", "Music", "Stop")
@@ -194,16 +194,19 @@ class World:
             camera = chosen[i % len(chosen)]
             turn = i // len(chosen)
             lighting = lightings[(turn + i % len(chosen)) % len(lightings)]
-            weather = None if camera.indoor else weathers[(turn // len(lightings) + i) % len(weathers)]
-            rng = np.random.default_rng([self.seed, PARTS.index(part), *batch.encode(), 0, i])
-            plans.append(_draw_plan(self.seed, part, batch, i, camera, lighting, weather, duration_s, empty_share, counter, rng))
+            day = turn // len(lightings)  # shifted after each pass, so that no lighting always meets the same weather
+            weather = None if camera.indoor else weathers[(day + day // len(weathers) + i % len(chosen)) % len(weathers)]
+            name = (self.seed, part, batch, i)
+            plans.append(_draw_plan(name, camera, lighting, weather, duration_s, empty_share, counter))
         return tuple(plans)
 
 
 def _draw_plan(
-    world_seed: int, part: Part, batch: str, number: int, camera: Camera, lighting: Lighting, weather: Weather | None,
-    duration_s: tuple[float, float], empty_share: float, counter: bool, rng: np.random.Generator,
+    name: tuple[int, Part, str, int], camera: Camera, lighting: Lighting, weather: Weather | None,
+    duration_s: tuple[float, float], empty_share: float, counter: bool,
 ) -> RecordingPlan:  # fmt: skip
+    world_seed, part, batch, number = name
+    rng = np.random.default_rng([world_seed, PARTS.index(part), *batch.encode(), 0, number])
     # Every draw is made in every case, so that one condition changes nothing but itself.
     n_frames = round(float(rng.uniform(*duration_s)) * FPS)
     batch_hash = zlib.crc32(batch.encode())
@@ -214,7 +217,7 @@ def _draw_plan(
     someone = draw_person(rng)
     manner = draw_manner(rng, someone.actor_side)
     script = _script(rng, n_frames, camera.kind in SCENES_WITH_ACTIONS, number)
-    start = _FIRST_DAY + datetime.timedelta(days=number % 5 + 7 * (batch_hash % 50), hours=hour)  # five days of the batch's week
+    start = _FIRST_DAY + datetime.timedelta(days=number % 5 + 7 * (batch_hash % 50), hours=hour)  # the batch's week
     outdoors = not camera.indoor
     return RecordingPlan(
         recording_id=keys.derived_id("recording", world_seed, part, batch, number),
