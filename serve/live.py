@@ -91,8 +91,8 @@ class Live:
         """
         self._left = {wanted.wanted_id: wanted.quota for wanted in self.wishes}
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="serve") as workers:
+            self._begin(self.rules, workers)
             try:
-                self._begin(self.rules, workers)
                 self._loop(frames, workers, max_frames)
             finally:
                 self._unsure.end()

@@ -2,8 +2,9 @@
 
 The last seconds of frames that the model saw are kept, small, in memory. When a prediction is unsure (`prob` below the
 bundle's `uncertain_below`) or meets a wish (`Wanted`), they and the next second are encoded by `infra.video.Writer` and put
-into the Outbox, with a sidecar that says which bundle predicted what and why the clip was kept. One clip per `every_s` of sensor time: a
-dark night must not fill the card. The outbox holds at most `max_bytes`; beyond that nothing is kept until it is emptied.
+into the Outbox, with a sidecar that says which bundle predicted what and why the clip was kept. One moment per `every_s` of
+sensor time: a dark night must not fill the card. The outbox holds at most `MAX_BYTES`; beyond that nothing is kept until it
+is emptied.
 
 The clip holds the frames at the model's own rate and at most `LONG_SIDE_PX`; `sensor_ns` in the sidecar is exact.
 """
@@ -25,6 +26,7 @@ from infra.records import Prediction, Sidecar
 from serve.frames import LiveFrame, Recording, Rgb
 
 LONG_SIDE_PX = 640
+MAX_BYTES = 1 << 30  # of clips lying in the outbox
 FIRST_SEQ = 1_000_000  # a clip sent back is of its recording, and comes behind all clips that the recorder made of it
 TIME_BASE = Fraction(1, 90_000)  # the usual one of video containers; 1 tick = 11 microseconds
 _log = Log("serve.unsure")
@@ -46,20 +48,24 @@ class Unsure:
         before_s: how much of a clip lies before the moment.
         after_s: and how much after it.
         every_s: at most one moment per so many seconds of sensor time.
-        max_bytes: of clips lying in the outbox.
     """
 
     def __init__(
-        self, outbox: Outbox, bundle_id: str, send: Callable[[PendingClip], None], *, before_s: float = 2.0, after_s: float = 1.0,
-        every_s: float = 30.0, max_bytes: int = 1 << 30,
-    ) -> None:  # fmt: skip
+        self,
+        outbox: Outbox,
+        bundle_id: str,
+        send: Callable[[PendingClip], None],
+        *,
+        before_s: float = 2.0,
+        after_s: float = 1.0,
+        every_s: float = 30.0,
+    ) -> None:
         self._outbox = outbox
         self._bundle_id = bundle_id
         self._send = send
         self._before_ns = round(before_s * 1e9)
         self._after_ns = round(after_s * 1e9)
         self._every_ns = round(every_s * 1e9)
-        self._max_bytes = max_bytes
         self._kept: deque[_Kept] = deque()
         self._recording: Recording | None = None
         self._why: dict[str, Any] | None = None
@@ -102,7 +108,7 @@ class Unsure:
         self._seq += 1
         clip = PendingClip(
             outbox=self._outbox, frames=tuple(self._kept), recording=self._recording, seq=self._seq,
-            max_bytes=self._max_bytes, why=self._why,
+             why=self._why,
         )  # fmt: skip
         self._why = None
         self._send(clip)
@@ -116,7 +122,6 @@ class PendingClip:
     frames: Sequence[_Kept]
     recording: Recording
     seq: int
-    max_bytes: int
     why: dict[str, Any]
 
     def write(self) -> Path | None:
@@ -128,8 +133,8 @@ class PendingClip:
         """
         folder = self.outbox.folder
         used = sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
-        if used > self.max_bytes:
-            _log.warning("outbox_full", folder=str(folder), n_bytes=used, max_bytes=self.max_bytes)
+        if used > MAX_BYTES:
+            _log.warning("outbox_full", folder=str(folder), n_bytes=used, max_bytes=MAX_BYTES)
             return None
         data = self._encode()
         sha256 = keys.sha256_hex(data)
