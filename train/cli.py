@@ -25,7 +25,7 @@ from infra.runs import recorded
 def train(parser: argparse.ArgumentParser) -> None:
     """Arguments of `camloop train`."""
     parser.add_argument("dataset", nargs="?", help="a data set's name (camloop dataset); not needed with --resume")
-    parser.add_argument("--recipe", default="gesture_gru", metavar="NAME", help="built-in name or module:function (default: %(default)s)")
+    parser.add_argument("--recipe", default="gesture_gru", metavar="NAME", help="built-in or module:function (%(default)s)")
     parser.add_argument("--seed", type=int, help="another seed than the recipe's")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, with its own recipe")
     parser.set_defaults(run=_train)
@@ -35,6 +35,7 @@ def export(parser: argparse.ArgumentParser) -> None:
     """Arguments of `camloop export`."""
     parser.add_argument("trained", metavar="run", help="a run id, or how it begins")
     parser.add_argument("--name", metavar="MODEL", help="the model's name (default: that of its recipe)")
+    parser.add_argument("--simulated", action="store_true", help="mark it as a model of the simulated world, refused elsewhere")
     parser.set_defaults(run=_export)
 
 
@@ -60,7 +61,7 @@ def read_dataset(store: Store, name: str) -> Selection:
         return Selection.from_bytes(store.get(keys.dataset_key(name)))
     except ObjectMissing as error:
         there = [Path(stat.key).stem for stat in store.list("datasets/")]
-        raise UsageError(f"no data set {name!r} in {store.url}; there: {', '.join(there) or 'none'} (camloop dataset)") from error
+        raise UsageError(f"no data set {name!r} in {store.url}; there: {', '.join(there) or 'none'}") from error
 
 
 def full_id(store: Store, prefix: str, begin: str) -> str:
@@ -71,7 +72,7 @@ def full_id(store: Store, prefix: str, begin: str) -> str:
     """
     found = sorted({stat.key.split("/")[1] for stat in store.list(prefix) if stat.key.startswith(prefix + begin)})
     if len(found) != 1 or not begin:
-        raise UsageError(f"{len(found)} ids in {store.url}/{prefix} begin with {begin!r}: {', '.join(found[:4]) or 'give another'}")
+        raise UsageError(f"{len(found)} ids in {store.url}/{prefix} begin with {begin!r} {found[:4]}; give exactly one")
     return found[0]
 
 
@@ -149,15 +150,15 @@ def _export(arguments: argparse.Namespace, context: Context) -> int:
         "seed": recipe.seed, "best_epoch": last.best_epoch, "n_epochs": len(last.history),
     }  # fmt: skip
     with recorded(open_catalog(store, create=False), "export", vars(arguments), clock=context.clock) as run:
-        simulated = bool(config.get("simulated_world_only", False))
         bundle = make(
             last.best, recipe, tuple(config["labels"]), name=arguments.name or recipe.name, lineage=lineage,
-            simulated_world_only=simulated,
+            simulated_world_only=arguments.simulated,
         )  # fmt: skip
         bundle_id = put_bundle(store, bundle)
         run.inputs.update(run_id=run_id)
         run.outputs.update(bundle_id=bundle_id)
-    context.out.line(f"bundle {bundle_id}: {bundle.spec.model_name}, {len(bundle.model):,} bytes, every {bundle.spec.period_s} s")
+    spec = bundle.spec
+    context.out.line(f"bundle {bundle_id}: {spec.model_name}, {len(bundle.model):,} bytes, a frame every {spec.period_s} s")
     context.out.document({"bundle_id": bundle_id, "run_id": run_id, "n_bytes": len(bundle.model), "labels": bundle.spec.labels})
     return 0
 

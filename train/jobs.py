@@ -90,7 +90,7 @@ def prepare(catalog: Catalog, plan: Plan, *, advance: Callable[[int], None] = la
     train = window_set(cache, plan.rows, "train", plan.labels, recipe.window, balance=recipe.balance)
     val = window_set(cache, plan.rows, "val", plan.labels, recipe.window, balance=False)
     if not len(train):
-        raise UsageError(f"data set {plan.dataset!r}: no window of {recipe.window.n_frames} frames; recipe.window.short drops them")
+        raise UsageError(f"data set {plan.dataset!r}: no row has {recipe.window.n_frames} frames, the recipe drops short ones")
     return Footage(train=train, val=val, failed=dict(cache.failed))
 
 

@@ -124,9 +124,8 @@ def judged(judge: Judge, rows: Sequence[SelectionRow], split: Split) -> pl.DataF
     found = []
     for clip_id, pts, prediction in judge.found:
         covering = (i for i in by_clip.get(clip_id, ()) if rows[i].start_pts <= pts < rows[i].end_pts)
-        number = next(covering, -1)
-        row = rows[number] if number >= 0 else None
-        where = (None, None, None, None) if row is None else (number, row.group, row.label, split)
+        first = next(covering, None)
+        where = (None,) * 4 if first is None else (first, rows[first].group, rows[first].label, split)
         said = (prediction.label, prediction.prob, list(prediction.probs), list(prediction.raw_probs))
         found.append((clip_id, pts, *where, *said))
     return pl.DataFrame(found, schema=SCHEMA, orient="row")
