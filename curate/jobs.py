@@ -7,27 +7,32 @@ driver are rows. Only the driver commits, so that a job killed at any moment lea
 again by the next run. Decoding happens in child processes of the decode actors (`infra/decoder.py`): a clip that crashes
 its decoder cannot take a Ray worker, and the batch mates of a whole block, with it (RELIABILITY.md, finding 5).
 
-Without an address, Ray runs on this machine, bound to loopback, without dashboard or usage statistics.
+Without an address, Ray runs on this machine, with a token of its own, without dashboard or usage statistics.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curate.detect import Batch
-from curate.pipeline import Stage
-from curate.plan import Work
+from infra.errors import CamloopError, JobError
 from infra.settings import quiet_libraries
+
+if TYPE_CHECKING:
+    from curate.detect import Batch
+    from curate.pipeline import Stage
+    from curate.plan import Work
 
 OBJECT_STORE_BYTES = 512 * 1024**2  # some 400 frames at 640 px; Ray Data holds decoding back when it fills
 LOCAL_CPUS = 2
-RETRIES = 2  # of a worker that died (out of memory, lost machine); a clip's own fault never gets that far
+MOST_BLOCKS = 64  # tasks of the first stage
+RETRIES = 2  # of a batch whose worker died (out of memory, lost machine); Ray's default is for ever
 
 
 @contextmanager
@@ -72,32 +77,45 @@ class Worker:
 
 
 def run_ray(works: Sequence[Work], stages: Sequence[Stage]) -> Iterator[Batch]:
-    """Run the table on the cluster that `cluster` joined; yield numpy batches without pixels, in any order."""
+    """Run the table on the cluster that `cluster` joined; yield numpy batches without pixels, in any order.
+
+    Raises:
+        JobError: a worker failed in a way that is no clip's fault, or died more than `RETRIES` times.
+    """
     import ray.data
     from ray.data import DataContext
+    from ray.exceptions import RayError
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.execution_options.preserve_order = False
+    context.max_errored_blocks = 0
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     given = [{"work": pickle.dumps(work)} for work in works]
-    rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(works), 64)))
+    rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(works), MOST_BLOCKS)))
     for stage in stages:
-        least, most = stage.workers
-        rows = rows.map_batches(
+        rows = _mapped(rows, stage)
+    try:
+        for batch in rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+            yield {name: np.asarray(column) for name, column in batch.items() if not name.endswith("_rgb")}
+    except CamloopError:
+        raise  # Ray gives an error of ours its own class and ours
+    except RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise JobError(f"a Ray worker failed: {last}; what was finished is committed, the same command goes on") from error
+
+
+def _mapped(rows: Any, stage: Stage) -> Any:
+    least, most = stage.workers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the named parameters that Ray 2.60 asks for lack this one
+        return rows.map_batches(
             Worker,
             fn_constructor_args=(stage.make,),
             batch_size=stage.batch_size,
             batch_format="numpy",
             num_cpus=stage.num_cpus,
             concurrency=(least, most) if most > least else least,
-            max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-    for batch in rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-        yield _plain(batch)
-
-
-def _plain(batch: Mapping[str, Any]) -> Batch:
-    return {name: np.asarray(column) for name, column in batch.items() if not name.endswith("_rgb")}

@@ -202,7 +202,6 @@ QUIET_LIBRARIES: Mapping[str, str] = MappingProxyType(
         "YOLO_AUTOINSTALL": "false",  # ultralytics: never runs pip
         "YOLO_VERBOSE": "false",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TQDM_PATCH_PRINT": "0",
         "HF_HUB_OFFLINE": "1",  # open_clip loads weights from disk only
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }
