@@ -170,6 +170,7 @@ class Recorder:
                 start_mono_ns=start_ns, clock=self.source.clock, sensor_ns=tuple(segment.sensor_ns),
                 gaps=tuple(segment.gaps), trigger=self._trigger, label=self._label, site=self.source.site,
             )  # fmt: skip
+        with self._spool(segment):
             self.spool.adopt(segment.path, sidecar)
         self._n_clips, self._n_bytes = self._n_clips + 1, self._n_bytes + n_bytes
         _log.info("recorded", clip_id=sidecar.clip_id, camera_id=sidecar.camera_id, n_frames=n_frames, n_bytes=n_bytes)
@@ -177,19 +178,30 @@ class Recorder:
 
     @contextmanager
     def _disk(self, path: Path, segment: _Segment | None = None) -> Iterator[None]:
-        """Turn a failing disk into one line, and leave nothing torn behind."""
+        """Turn a disk that fails while a file is written into one line, and leave nothing torn behind."""
         try:
             yield
         except (OSError, MediaError, DeviceError) as error:
-            n_lost = 0
             if segment is not None:
-                segment.failed, n_lost = True, len(segment.sensor_ns)
-                with suppress(OSError):
+                segment.failed = True
+                with suppress(OSError, EOFError):  # an encoder that was flushed already says EOF
                     segment.writer.close()
-            with suppress(OSError):
-                durable.remove(path)
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DeviceError(
-                f"recording of camera {self.source.camera_id} stopped: {reason} ({path.parent}); {n_lost} frames of the open "
-                f"segment are lost, {self._n_clips} clips before it are safe; free space, or `camloop upload` what waits"
-            ) from error
+            reason = f"{getattr(error, 'strerror', None) or error} ({path.parent}); free space, or `camloop upload` what waits"
+            raise self._stopped(path, reason, 0 if segment is None else len(segment.sensor_ns)) from error
+
+    @contextmanager
+    def _spool(self, segment: _Segment) -> Iterator[None]:
+        try:
+            yield
+        except DeviceError as error:
+            segment.failed = True
+            n_lost = len(segment.sensor_ns) if segment.path.exists() else 0  # moved in already: the spool will find it
+            raise self._stopped(segment.path, str(error), n_lost) from error
+
+    def _stopped(self, path: Path, reason: str, n_lost: int) -> DeviceError:
+        with suppress(OSError):
+            durable.remove(path)
+        return DeviceError(
+            f"recording of camera {self.source.camera_id} stopped: {reason}; {n_lost} frames of the open segment are lost, "
+            f"{self._n_clips} clips before it are safe"
+        )

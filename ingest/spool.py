@@ -284,7 +284,7 @@ def _explained(folder: Path) -> Iterator[None]:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         full = "full" in reason or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
         remedy = "free space on it, or `camloop upload` what waits" if full else "check the disk and its rights"
-        raise DeviceError(f"spool {folder}: {reason}; {remedy}; clips already in the spool are safe") from error
+        raise DeviceError(f"spool {folder}: {reason}; {remedy}") from error
 
 
 def is_intact(clip: SpooledClip) -> bool:
