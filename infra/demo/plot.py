@@ -221,13 +221,14 @@ def judge(story: Story, learned: Mapping[str, Any]) -> Facts:
         "evaluate", learned["gru"]["bundle_id"], "--dataset", "judges", "--gate", str(gate),
         "--baseline", learned["frame"]["bundle_id"], "--pair-labels", PAIR, exits=(0, 1),
     )  # fmt: skip
-    for cell in found["cells"]:
+    report = found["report"]
+    for cell in report["cells"]:
         if cell["threshold"] is not None:
             story.say(
                 f"{cell['slice']:<6} {cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}] "
                 f"of {cell['threshold']:.2f} wanted, {cell['n_groups']} recordings: {cell['verdict']}"
             )
-    for pair in found["detail"]["paired"]:
+    for pair in report["detail"]["paired"]:
         over = " and ".join(pair["labels"]) or "all classes"
         story.say(f"minus single frames, on {over}: {pair['value']:+.2f} [{pair['low']:+.2f}, {pair['high']:+.2f}]")
     story.say(f"the gate says: {found['verdict']}; these rows have judged {found['detail']['reuse_count']} models before")
@@ -240,7 +241,7 @@ def wish(story: Story, verdict: Mapping[str, Any]) -> Facts:
     world = World(story.seed)
     facts: Facts = {"wanted": [], "filmed": None}
     for cell in failed:
-        where = f"{cell['where']} and kind in ({', '.join(repr(kind) for kind in ACTING)})"
+        where = f"{cell['where']} and place in ({', '.join(repr(kind) for kind in ACTING)})"
         wanted = Wanted(
             wanted_id=wanted_id(where, QUOTA), where=where, quota=QUOTA, expires_ns=story.clock.now_ns() + 7 * 86_400 * 10**9,
             reason=f"slice {cell['slice']} failed: {cell['value']:.2f} of {cell['threshold']:.2f}",
@@ -256,7 +257,7 @@ def meeting(wanted: Wanted, world: World, name: str) -> tuple[Reel, ...]:
     """Return what the training cameras film for a wish: each knows its kind and its light, and films until the quota is met."""
     where = parse(wanted.where)
     lights = {
-        camera.kind: tuple(light for light in LIGHTINGS if matches(where, {"kind": camera.kind, "lighting": light}))
+        camera.kind: tuple(light for light in LIGHTINGS if matches(where, {"place": camera.kind, "lighting": light}))
         for camera in world.cameras("train")
     }
     willing = [kind for kind, found in lights.items() if found]
@@ -266,10 +267,9 @@ def meeting(wanted: Wanted, world: World, name: str) -> tuple[Reel, ...]:
 
 def release(story: Story, learned: Mapping[str, Any], verdict: Mapping[str, Any]) -> Facts:
     """Sign the model into a channel; one that did not pass goes out only by force, and is marked so for ever."""
-    report = verdict["report"]
-    signing = ["--report", report["report_id"], "--keys", str(story.folder / "keys")]
+    signing = ["--report", verdict["report_id"], "--keys", str(story.folder / "keys")]
     arguments = ["release", learned["gru"]["bundle_id"], *signing]
-    if report["verdict"] != "passed":
+    if verdict["verdict"] != "passed":
         refused = story.camloop(*arguments, exits=(1,))
         story.say(f"refused, exit code {refused['exit_code']}; the demo forces it, so that the story can end")
         arguments += ["--force", "demo: the gate was not passed"]
