@@ -181,8 +181,14 @@ def in_place(place: Store, prefix: str = "") -> Found:
         UsageError: there is no video under the prefix.
     """
     arrivals, left = [], Counter[str]()
-    names = {stat.key: stat.n_bytes for stat in place.list(prefix) if not stat.key.startswith((keys.CLIPS, keys.TABLES))}
-    base = len(prefix) if prefix not in names else len(prefix.rpartition("/")[0])  # PATH may be one object
+    prefix = prefix.rstrip("/")
+    below = f"{prefix}/" if prefix else ""
+    names = {
+        stat.key: stat.n_bytes
+        for stat in place.list(prefix)
+        if (stat.key == prefix or stat.key.startswith(below)) and not stat.key.startswith((keys.CLIPS, keys.TABLES))
+    }
+    base = len(below) if prefix not in names else len(prefix.rpartition("/")[0])  # PATH may be one object
     for key, n_bytes in names.items():
         suffix, name = _suffix(key), key[base:].lstrip("/")
         if suffix not in VIDEO_SUFFIXES:

@@ -87,6 +87,7 @@ class Registrar:
         self._cameras, self._unwritten = {**in_force, **new_cameras}, dict(new_cameras)
         self._imported, self._image_rate, self._probe = imported, image_rate, probe
         self._held = {row["clip_id"]: row for row in catalog.scan("clips", _HELD).collect().iter_rows(named=True)}
+        self._clip_at = {row["key"]: clip_id for clip_id, row in self._held.items()}
         live = catalog.live().filter((pl.col("step") == STEP) & (pl.col("scope") == "clip"))
         self._fingerprints = dict(zip(live["scope_id"], live["fingerprint"], strict=True))
         self._rows: dict[str, list[dict[str, Any]]] = {"clips": [], "captures": [], "gaps": []}
@@ -137,7 +138,10 @@ class Registrar:
     def flush(self) -> None:
         """Commit what is pending: failures, then the batch, then labels."""
         if self._failures:
-            self._catalog.append("failures", self._failures, clock=self._clock)
+            said = set(self._catalog.scan("failures", ["failure_id"]).collect()["failure_id"])
+            fresh = [row for row in self._failures if row["failure_id"] not in said]
+            if fresh:
+                self._catalog.append("failures", fresh, clock=self._clock)
         if self._done:
             self.write_cameras(row["camera_id"] for row in self._rows["clips"])
             self._catalog.commit({name: rows for name, rows in self._rows.items() if rows}, self._done, clock=self._clock)
@@ -160,47 +164,56 @@ class Registrar:
             yield packed
 
     def _one(self, arrival: Arrival, path: Path) -> None:
+        """Decide what an arrival is: new, known, a correction, a copy or a duplicate."""
         if path.stat().st_size == 0:
             raise MediaError(f"{arrival.source_name}: the file is empty (0 bytes); copy it again from the camera")
         sha256 = file_sha256(path)
-        clip_id = keys.clip_id(sha256)
         clip_rows.verify(arrival, sha256)
-        given = self._imported.about(arrival) if self._imported else Given()
-        held = self._held.get(clip_id)
-        if held is not None and held["source_name"] == arrival.source_name and arrival.camera_from in arrivals.DEFAULTS:
+        held = self._held.get(keys.clip_id(sha256))
+        same_file = held is not None and held["source_name"] == arrival.source_name
+        if held is not None and same_file and arrival.camera_from in arrivals.DEFAULTS:
             arrival = dataclasses.replace(arrival, camera_id=held["camera_id"])  # nobody named a camera this time: it stays
         if held is not None and held["camera_id"] != arrival.camera_id:
-            self._duplicate(arrival, held, f"camera {held['camera_id']}")
+            self._duplicate(arrival, held, "camera", held["camera_id"])
             return
-        group = (
-            given.group
-            if given.says_group
-            else held["source_group"]
-            if held
-            else arrival.sidecar.source_group
-            if arrival.sidecar
-            else None
-        )
+        given = self._imported.about(arrival) if self._imported else Given()
+        group = self._group(arrival, given, held)
         fingerprint = self._fingerprint(arrival.camera_id, group)
-        same_file = held is not None and held["source_name"] == arrival.source_name
-        if held is None or not same_file or self._fingerprints.get(clip_id) != fingerprint:
-            clip = clip_rows.make(
-                arrival, path, self._probe(path), sha256=sha256, group=group, rows=self._cameras[arrival.camera_id],
-                key=held["key"] if held else arrival.key if arrival.place is self._store else None,
-            )  # fmt: skip
-            if held is not None and not same_file and clip.start_ns != held["start_ns"]:
-                self._duplicate(arrival, held, f"start {held['start_ns']} ns")
-                return
-            if held is not None and not same_file:
-                self.outcome.copies.append((arrival.source_name, held["source_name"]))
-            else:
-                if held is None and not arrival.stored:
-                    self._put(arrival, path, clip)
-                self._add(arrival, path, clip, fingerprint)
-                (self.outcome.registered if held is None else self.outcome.corrected).append(arrival.source_name)
-        else:
+        if held is not None and same_file and self._fingerprints.get(held["clip_id"]) == fingerprint:
             self.outcome.known.append(arrival.source_name)
-        self._say(arrival, path, given, self._held[clip_id])
+            self._say(arrival, path, given, held)
+            return
+        rows = self._cameras[arrival.camera_id]
+        key = held["key"] if held is not None else self._key_in_place(arrival)
+        clip = clip_rows.make(arrival, path, self._probe(path), sha256=sha256, group=group, rows=rows, key=key)
+        if held is not None and not same_file and clip.start_ns != held["start_ns"]:
+            self._duplicate(arrival, held, "start", f"{held['start_ns']} ns")
+            return
+        if held is not None and not same_file:
+            self.outcome.copies.append((arrival.source_name, held["source_name"]))
+        else:
+            if key is None:
+                self._put(arrival, path, clip)
+            self._add(arrival, path, clip, fingerprint)
+            (self.outcome.registered if held is None else self.outcome.corrected).append(arrival.source_name)
+        self._say(arrival, path, given, self._held[clip.clip_id])
+
+    def _group(self, arrival: Arrival, given: Given, held: Mapping[str, Any] | None) -> str | None:
+        """Return the source_group: what is said now, else what was registered, else the sidecar's."""
+        if given.says_group:
+            return given.group
+        if held is not None:
+            return None if held["source_group"] is None else str(held["source_group"])
+        return arrival.sidecar.source_group if arrival.sidecar else None
+
+    def _key_in_place(self, arrival: Arrival) -> str | None:
+        """Return the key of bytes that lie in our store already, None when they are to be put."""
+        if arrival.key is None or arrival.place is not self._store:
+            return None
+        if arrival.key in self._clip_at:
+            other = self._clip_at[arrival.key]
+            raise ArtefactError(f"{arrival.key}: changed since it was registered as clip {other}; clips are immutable")
+        return arrival.key
 
     def _fingerprint(self, camera_id: str, group: str | None) -> str:
         rows = self._cameras.get(camera_id, ())
@@ -219,8 +232,6 @@ class Registrar:
 
     def _put(self, arrival: Arrival, path: Path, clip: Clip) -> None:
         """Put the sidecar, then the clip; an object that is there already must be this clip."""
-        if clip.key == arrival.key and arrival.place is self._store:
-            return
         if arrival.sidecar is not None:
             with suppress(ObjectExists):  # the first sidecar stays: a recorder writes one, once
                 self._store.put_if_absent(keys.sidecar_key(clip.key), arrival.sidecar.to_json())
@@ -273,7 +284,7 @@ class Registrar:
 
     def _gone(self, arrival: Arrival, error: ObjectMissing) -> None:
         """Mark a registered clip whose object is gone (a bucket's lifecycle) as expired; its rows stay."""
-        held = next((row for row in self._held.values() if arrival.stored and row["key"] == arrival.key), None)
+        held = self._held.get(self._clip_at.get(arrival.key or "", "")) if arrival.stored else None
         if held is None:
             self._fail(arrival, error)
             return
@@ -286,10 +297,10 @@ class Registrar:
         self._fingerprints[held["clip_id"]] = fingerprint
         self.outcome.remarks.append(f"{arrival.source_name}: its object is gone; the clip is marked expired, its rows stay")
 
-    def _duplicate(self, arrival: Arrival, held: Mapping[str, Any], differs: str) -> None:
+    def _duplicate(self, arrival: Arrival, held: Mapping[str, Any], differs: str, value: str) -> None:
         self.outcome.duplicates.append((arrival.source_name, held["source_name"]))
-        message = f"the bytes of {held['source_name']}, which is registered with another {differs.split()[0]} ({differs})"
-        failure_id = keys.derived_id("duplicate", held["clip_id"], arrival.camera_id, differs.split()[0])
+        message = f"the bytes of {held['source_name']}, which is registered with another {differs} ({value})"
+        failure_id = keys.derived_id("duplicate", held["clip_id"], arrival.camera_id, differs)
         self._failure(failure_id, arrival, "Duplicate", message, None, held["clip_id"])
 
     def _fail(self, arrival: Arrival, error: Exception) -> None:
