@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from infra.store import Store
 
 PROGRESS_AFTER_S = 2.0  # shorter work gets no bar
+WIDTH_IN_A_PIPE = 160  # columns; nobody's terminal is asked there
 
 
 class Task:
@@ -75,6 +76,8 @@ class Output:
         self.as_json = as_json
         self.clock = clock or SystemClock()
         self.console = Console(file=stdout or sys.stdout, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = WIDTH_IN_A_PIPE
         self.errors = Console(file=sys.stderr, highlight=False)
         self.bars = not quiet and self.errors.is_terminal
 
