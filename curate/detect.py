@@ -27,7 +27,7 @@ from infra.keys import sha256_hex
 
 VERSION = 1
 LEAST_SCORE = 0.05  # detections under it are not stored: ten times the rows, and no query asks for them
-IOU = 0.7  # ultralytics' default for predict (cfg/default.yaml, `iou`)
+IOU = 0.45  # default of ultralytics.utils.nms.non_max_suppression; its predict uses .7, which counts a person twice more often
 MAX_DETECTIONS = 300  # ultralytics' default for predict (`max_det`)
 READS = ("detect_rgb", "width_px", "height_px", "scale", "pad_x", "pad_y")
 ADDS = ("detections",)
