@@ -20,7 +20,9 @@ DEFAULT_SPOOL = Path("camloop-spool")
 
 def record(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camloop record`."""
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="video file, or sim://SEED/CAMERA[?recording=0&seconds=12]")
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="video file, or sim://SEED/CAMERA[?recording=0&seconds=12]"
+    )
     parser.add_argument("--spool", type=Path, default=DEFAULT_SPOOL, help="finished clips (default: ./camloop-spool)")
     parser.add_argument("--camera", metavar="ID", help="who filmed a video file (default: the file's name)")
     parser.add_argument("--label", metavar="CLASS", help="what is being shown, said by the person who films")

@@ -87,9 +87,7 @@ class Recorder:
         self._gop_s, self._label, self._trigger, self._options = gop_s, label, trigger, options
         self._n_clips = self._n_frames = self._n_dropped = self._n_bytes = 0
 
-    def record(
-        self, *, max_frames: int | None = None, on_clip: Callable[[Sidecar], None] = lambda sidecar: None
-    ) -> Recorded:
+    def record(self, *, max_frames: int | None = None, on_clip: Callable[[Sidecar], None] = lambda sidecar: None) -> Recorded:
         """Record until the source ends, `max_frames` were taken, or Ctrl-C; what was filmed until then is kept.
 
         Raises:

@@ -57,7 +57,7 @@ class Retry:
                 if attempt == self.max_tries:
                     raise
                 jittered_s = pause_s * (0.5 + self.rng.random())
-                _log.warning("store_failed", what=what, attempt=attempt, pause_s=round(jittered_s, 2), error=str(error))
+                _log.info("store_failed", what=what, attempt=attempt, pause_s=round(jittered_s, 2), error=str(error))
                 self.clock.sleep_s(jittered_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         raise AssertionError("max_tries is at least 1")
@@ -82,22 +82,24 @@ def upload(
     retry = retry or Retry()
     n_clips = n_bytes = n_quarantined = 0
     with spool.locked("upload"):
-        retry(lambda: require(store, "put_if_absent"), "self-test")
         waiting = spool.pending()
-        for clip in waiting:
-            try:
+        try:
+            retry(lambda: require(store, "put_if_absent"), "self-test")
+            for clip in waiting:
                 reason = _deliver(clip, store, retry)
-            except StoreError as error:
-                left = len(waiting) - n_clips - n_quarantined
-                raise StoreError(f"{error}; {n_clips} clips delivered, {left} wait in {spool.folder}; run it again") from error
-            if reason is None:
-                spool.done(clip)
-                n_clips, n_bytes = n_clips + 1, n_bytes + clip.sidecar.n_bytes
-                _log.info("delivered", clip_id=clip.sidecar.clip_id, n_bytes=clip.sidecar.n_bytes)
-            else:
-                spool.quarantine(clip, reason)
-                n_quarantined += 1
-            on_clip(clip)
+                if reason is None:
+                    spool.done(clip)
+                    n_clips, n_bytes = n_clips + 1, n_bytes + clip.sidecar.n_bytes
+                    _log.info("delivered", clip_id=clip.sidecar.clip_id, n_bytes=clip.sidecar.n_bytes)
+                else:
+                    spool.quarantine(clip, reason)
+                    n_quarantined += 1
+                on_clip(clip)
+        except StoreIncapable:
+            raise
+        except StoreError as error:
+            left = len(waiting) - n_clips - n_quarantined
+            raise StoreError(f"{error}; {n_clips} clips delivered, {left} wait in {spool.folder}; run it again") from error
     return Uploaded(n_clips=n_clips, n_bytes=n_bytes, n_quarantined=n_quarantined)
 
 
