@@ -95,6 +95,11 @@ def gesture_gru() -> Recipe:
     )
 
 
+def quick() -> Recipe:
+    """`gesture_gru` for two epochs: shows in seconds that everything fits together, and learns next to nothing."""
+    return dataclasses.replace(gesture_gru(), name="quick", epochs=2)
+
+
 def gesture_frame() -> Recipe:
     """The per-frame baseline to `gesture_gru`: same pictures, same augmentation, no memory."""
     gru = gesture_gru()
@@ -127,6 +132,7 @@ def cctv_frame() -> Recipe:
 BUILT_IN: dict[str, Callable[[], Recipe]] = {
     "gesture_gru": gesture_gru,
     "gesture_frame": gesture_frame,
+    "quick": quick,
     "cctv_small": cctv_small,
     "cctv_frame": cctv_frame,
 }
