@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from curate import detect
+from curate import detect, scan
 from curate.plan import STEPS, Step, Work, failure_id
 from infra import keys
 from infra.catalog import Catalog, Done
@@ -130,7 +130,7 @@ class Collector:
     def _rows(self, step: Step, work: Work, held: _Open) -> dict[str, list[Row]]:
         if step == "scan":
             assert held.end is not None
-            frames = [{name: _plain(row[name]) for name in FRAME_COLUMNS} for row in held.frames]
+            frames = [{name: _plain(row[name]) for name in ("clip_id", "pts", *scan.MEASURES)} for row in held.frames]
             return {"gops": [{"clip_id": work.clip_id, **gop} for gop in held.end["gops"]], "frames": frames}
         if step == "detect":
             return {"detections": [row for frame in held.frames for row in self._detections(work.clip_id, frame)]}
@@ -152,9 +152,6 @@ class Collector:
             "clip_id": clip_id, "pts": int(frame["pts"]), "det_id": None, "source": self._sources["embed"],
             "dim": len(vector) // 2, "vector": vector,
         }  # fmt: skip
-
-
-FRAME_COLUMNS = ("clip_id", "pts", "brightness", "contrast", "blur", "colourfulness", "motion_score", "p_keep")
 
 
 def _plain(value: Any) -> Any:

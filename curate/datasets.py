@@ -79,7 +79,7 @@ def select(
     atoms = [name for name in split.ATOMS if name in schema]
     optional = ["label"] if "label" in schema else []
     needed = dict.fromkeys(["clip_id", "start_pts", "end_pts", *optional, *plan.by, *atoms, plan.split_by or "clip_id"])
-    found = rows.select(needed).collect()
+    found = rows.select(list(needed)).collect()
     cells: list[sample.Cell] = [()] * found.height
     if plan.by and plan.strategy != "random":
         cells = list(found.select(plan.by).iter_rows())

@@ -17,32 +17,16 @@ import numpy as np
 from curate import scan
 from curate.detect import Batch
 from curate.plan import Work
+from curate.scan import Part
 from infra import video
 from infra.errors import MediaError, ObjectMissing
 from infra.records import Index
 from infra.settings import Settings
 from infra.store import open_store
 
-PART = 8  # frames that travel together out of a clip: 10 MB at 640 px
-QUALITY = ("brightness", "contrast", "blur", "colourfulness", "motion_score", "p_keep")
-
-Part = dict[str, Any]
-
-
-def squares(picture: video.Picture, sizes_px: Mapping[str, int]) -> dict[str, video.Rgb]:
-    """Return a picture at the sizes of the models: uint8 (S, S, 3) per column, letterboxed for the detector, else squeezed."""
-    made = {}
-    for column, size in sizes_px.items():
-        if column == "detect_rgb":
-            inner, _, pad_x, pad_y = video.fit(picture.size_px, (size, size))
-            made[column] = video.place(picture.rgb(inner), (size, size), pad_x, pad_y)
-        else:
-            made[column] = picture.rgb((size, size)).copy()
-    return made
-
 
 def kept_frames(path: Path, *, index: Index, pts: Sequence[int], sizes_px: Mapping[str, int]) -> Iterator[Part]:
-    """Yield parts of at most `PART` frames at exactly `pts` (sorted): columns pts and those of `sizes_px`.
+    """Yield parts of at most `scan.PART` frames at exactly `pts` (sorted): columns pts and those of `sizes_px`.
 
     Raises:
         MediaError: one of them is not there.
@@ -51,8 +35,8 @@ def kept_frames(path: Path, *, index: Index, pts: Sequence[int], sizes_px: Mappi
     for picture in video.pictures(path, start_pts=min(pts), index=index) if pts else ():
         if picture.pts in wanted:
             wanted.discard(picture.pts)
-            held.append((picture.pts, squares(picture, sizes_px)))
-        if len(held) == PART or (held and not wanted):
+            held.append((picture.pts, scan.squares(picture, sizes_px)))
+        if len(held) == scan.PART or (held and not wanted):
             yield {
                 "pts": np.array([pts for pts, _ in held], np.int64),
                 **{column: np.stack([made[column] for _, made in held]) for column in sizes_px},
@@ -106,11 +90,11 @@ class Decode:
 
     def _batch(self, work: Work, part: Part) -> Batch:
         n = len(part["pts"])
-        return {**self._columns(work, n, b""), **{name: np.asarray(part[name], np.float64) for name in QUALITY if name in part},
+        return {**self._columns(work, n, b""), **{name: np.asarray(part[name], np.float64) for name in scan.MEASURES if name in part},
                 "pts": part["pts"], **{name: part[name] for name in self._sizes_px}}  # fmt: skip
 
     def _end(self, work: Work, end: Mapping[str, Any]) -> Batch:
-        measures = {name: np.full(1, np.nan) for name in QUALITY} if self._every_s is not None else {}
+        measures = {name: np.full(1, np.nan) for name in scan.MEASURES} if self._every_s is not None else {}
         black = {name: np.zeros((1, size, size, 3), np.uint8) for name, size in self._sizes_px.items()}
         return {**self._columns(work, 1, json.dumps(end).encode()), **measures, "pts": np.zeros(1, np.int64), **black}
 

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from curate import openclip
-from curate.decode import PART, Decode
+from curate.decode import Decode
 from curate.detect import Batch, Weights, describe, open_detector
 from curate.plan import Options, Step, Work
+from curate.scan import PART
 from infra.settings import Settings
 
 

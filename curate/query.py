@@ -330,7 +330,7 @@ def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
     clips = views.clips_view(catalog)
     own = [name for name in clip_columns if name in clips.collect_schema()]
     seen = frames.drop("label", "start_pts", "end_pts", *own, strict=False).sort("pts")
-    joined = spans.join_asof(seen, on="pts", by="clip_id", strategy="nearest").join(
+    joined = spans.join_asof(seen, on="pts", by="clip_id", strategy="nearest", check_sortedness=False).join(
         clips.select("clip_id", *own), on="clip_id", how="left"
     )
     timed = joined.join(_frame_seconds(catalog).select("clip_id", "tick_s"), on="clip_id", how="left")
