@@ -60,7 +60,7 @@ def clips_view(catalog: Catalog) -> pl.LazyFrame:
         pl.col("start_pts") <= pl.col("first_pts"), pl.col("end_pts") >= pl.col("clip_end")
     )
     tags = _tags(catalog, {}).filter(pl.col("pts").is_null()).collect()
-    for factor in _factors(clips, static, whole["factor"], tags["factor"]):
+    for factor in _factors(clips.collect_schema().names(), static, whole["factor"], tags["factor"]):
         human, model = (
             found.filter(pl.col("factor") == factor)
             .unique("clip_id", keep="last")
@@ -97,13 +97,20 @@ def frames_view(
         raise QueryError(f"min_score {min_score:g} is outside [0, 1]")
     sources = dict(sources or {})
     clips, static = _clips(catalog)
-    frames = catalog.scan("frames", ["clip_id", "pts", *FRAME_MEASURES])
-    frames = frames.join(clips.select("clip_id", *_CLIP_COLUMNS, *static), on="clip_id", how="inner")
-    frames = _with_times(frames)
-    frames = _with_counts(frames, catalog, min_score, sources.pop("detections", None), classes)
-    frames = _with_factors(frames, catalog, static, sources)
+    zones = clips.select(_zone().unique()).collect().to_series().sort().to_list()
+    clips = clips.select("clip_id", *_CLIP_COLUMNS, *static)
+    frames = catalog.scan("frames", ["clip_id", "pts", *FRAME_MEASURES]).sort("clip_id", "pts")
+    taken = [*frames.collect_schema().names(), *clips.collect_schema().names()]
+    # Narrow joins first, on frames alone; what is the same for a whole clip comes with its clip, in one join at the end.
+    frames, clips, counts = _join_counts(frames, clips, catalog, min_score, sources.pop("detections", None), classes)
+    frames, clips, factors = _join_factors(frames, clips, catalog, [*taken, *counts], static, sources)
     labels = _words(catalog).filter(pl.col("factor").is_null(), pl.col("x1").is_null())
-    return covered(frames, segments(labels), "label").sort("clip_id", "pts")
+    frames = covered(frames, segments(labels), "_label")
+    frames = frames.join(clips, on="clip_id", how="inner", maintain_order="left")
+    frames = _with_times(frames, zones).with_columns(pl.coalesce(name, "_looked").alias(name) for name in counts)
+    for factor in factors:
+        frames = _resolve(frames, factor, "_human_" + factor, ["_frame_" + factor, "_clip_" + factor], factor in static)
+    return frames.rename({"_label": "label"}).drop("_looked")
 
 
 def _clips(catalog: Catalog) -> tuple[pl.LazyFrame, list[str]]:
@@ -127,22 +134,24 @@ def _clips(catalog: Catalog) -> tuple[pl.LazyFrame, list[str]]:
     return joined.drop("_at", "camera_site", "valid_from_ns", strict=False), ["angle", *names]
 
 
-def _with_times(frames: pl.LazyFrame) -> pl.LazyFrame:
+def _zone() -> pl.Expr:
+    return pl.col("time_zone").fill_null("UTC")
+
+
+def _with_times(frames: pl.LazyFrame, zones: Sequence[str]) -> pl.LazyFrame:
     """Add pts_s, capture_ns and hour."""
     tick_s = pl.col("time_base_num") / pl.col("time_base_den")
     since_start_ns = ((pl.col("pts") - pl.col("first_pts")) * tick_s * 1_000_000_000).round().cast(pl.Int64)
     frames = frames.with_columns(pts_s=pl.col("pts") * tick_s, capture_ns=pl.col("start_ns") + since_start_ns)
-    zone = pl.col("time_zone").fill_null("UTC")
     utc = pl.from_epoch("capture_ns", time_unit="ns").dt.replace_time_zone("UTC")
-    zones = frames.select(zone.unique()).collect()["time_zone"].sort()
-    hours = [pl.when(zone == name).then(utc.dt.convert_time_zone(name).dt.hour()) for name in zones]
+    hours = [pl.when(_zone() == name).then(utc.dt.convert_time_zone(name).dt.hour()) for name in zones]
     return frames.with_columns(hour=pl.coalesce(*hours, pl.lit(None, pl.Int8)))
 
 
-def _with_counts(
-    frames: pl.LazyFrame, catalog: Catalog, min_score: float, source: str | None, classes: Sequence[str]
-) -> pl.LazyFrame:
-    """Add n_<class>: null where the detector did not look, 0 where it found none."""
+def _join_counts(
+    frames: pl.LazyFrame, clips: pl.LazyFrame, catalog: Catalog, min_score: float, source: str | None, classes: Sequence[str]
+) -> tuple[pl.LazyFrame, pl.LazyFrame, list[str]]:
+    """Join n_<class> to frames, and to clips `_looked`: 0 where the detector looked, else null. Return the columns too."""
     found = catalog.scan("detections", ["clip_id", "pts", "source", "class_name", "score"])
     looked = pl.DataFrame({"clip_id": sorted(catalog.done(DETECT))}, {"clip_id": pl.String}).lazy()
     if source is not None:  # a clip whose live detections are all of another source was not looked at by this one
@@ -155,30 +164,38 @@ def _with_counts(
     counted = found.filter(pl.col("score") >= min_score).group_by("clip_id", "pts").agg(
         pl.col("class_name").is_in(names).sum().cast(pl.Int64).alias(column) for column, names in columns.items()
     )  # fmt: skip
-    frames = frames.join(looked.with_columns(_looked=pl.lit(0, pl.Int64)), on="clip_id", how="left")
-    frames = frames.join(counted, on=["clip_id", "pts"], how="left")
-    return frames.with_columns(pl.coalesce(column, "_looked").alias(column) for column in columns).drop("_looked")
+    frames = frames.join(counted, on=["clip_id", "pts"], how="left", maintain_order="left")
+    clips = clips.join(looked.with_columns(_looked=pl.lit(0, pl.Int64)), on="clip_id", how="left")
+    return frames, clips, list(columns)
 
 
-def _with_factors(frames: pl.LazyFrame, catalog: Catalog, static: Sequence[str], sources: Mapping[str, str]) -> pl.LazyFrame:
-    """Add each factor with its source."""
+def _join_factors(
+    frames: pl.LazyFrame,
+    clips: pl.LazyFrame,
+    catalog: Catalog,
+    taken: Sequence[str],
+    static: Sequence[str],
+    sources: Mapping[str, str],
+) -> tuple[pl.LazyFrame, pl.LazyFrame, list[str]]:
+    """Join each factor's candidates: a person's word and a tag to frames, a clip's tag to clips. Return the factors too."""
     words = _words(catalog).filter(pl.col("factor").is_not_null())
     tags = _tags(catalog, sources)
-    tagged = tags.select(pl.col("factor").unique()).collect()["factor"]
-    for factor in _factors(frames, static, words["factor"], tagged):
-        human = segments(words.filter(pl.col("factor") == factor))
+    factors = _factors(taken, static, words["factor"], tags.select(pl.col("factor").unique()).collect()["factor"])
+    for factor in factors:
         mine = tags.filter(pl.col("factor") == factor).select("clip_id", "pts", "name")
-        by_frame = mine.filter(pl.col("pts").is_not_null()).unique(["clip_id", "pts"], keep="last").rename({"name": "_frame"})
-        by_clip = mine.filter(pl.col("pts").is_null()).unique("clip_id", keep="last").select("clip_id", _clip="name")
-        frames = covered(frames, human, "_human")
-        frames = frames.join(by_frame, on=["clip_id", "pts"], how="left").join(by_clip, on="clip_id", how="left")
-        frames = _resolve(frames, factor, "_human", ["_frame", "_clip"], factor in static)
-    return frames
+        by_frame = mine.filter(pl.col("pts").is_not_null()).unique(["clip_id", "pts"], keep="last")
+        by_clip = mine.filter(pl.col("pts").is_null()).unique("clip_id", keep="last")
+        frames = covered(frames, segments(words.filter(pl.col("factor") == factor)), "_human_" + factor)
+        frames = frames.join(
+            by_frame.rename({"name": "_frame_" + factor}), on=["clip_id", "pts"], how="left", maintain_order="left"
+        )
+        clips = clips.join(by_clip.select("clip_id", pl.col("name").alias("_clip_" + factor)), on="clip_id", how="left")
+    return frames, clips, factors
 
 
-def _factors(frame: pl.LazyFrame, static: Sequence[str], *found: pl.Series) -> list[str]:
+def _factors(columns: Sequence[str], static: Sequence[str], *found: pl.Series) -> list[str]:
     """Return the names of all factors, but those that a column of the floor has taken."""
-    taken = set(frame.collect_schema().names()) | set(_COMPUTED)
+    taken = {*columns, *_COMPUTED}
     return sorted({name for names in found for name in names if name not in taken} | set(static))
 
 
@@ -229,6 +246,14 @@ def segments(words: pl.DataFrame) -> pl.DataFrame:
 
 
 def covered(frames: pl.LazyFrame, stretches: pl.DataFrame, column: str) -> pl.LazyFrame:
-    """Add `column`: the name of the stretch (see `segments`) that covers each frame's (clip_id, pts), or null."""
-    named = stretches.select("clip_id", "pts", pl.col("name").alias(column)).sort("pts")
-    return frames.sort("pts").join_asof(named.lazy(), on="pts", by="clip_id", strategy="backward", check_sortedness=False)
+    """Add `column`: the name of the stretch (see `segments`) that covers each frame's (clip_id, pts), or null.
+
+    Args:
+        frames: sorted by clip_id and pts.
+        stretches: what `segments` returned.
+        column: a name that `frames` does not have.
+    """
+    if stretches.is_empty():
+        return frames.with_columns(pl.lit(None, pl.String).alias(column))
+    named = stretches.select("clip_id", "pts", pl.col("name").alias(column))
+    return frames.join_asof(named.lazy(), on="pts", by="clip_id", strategy="backward", check_sortedness=False)
