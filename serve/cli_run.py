@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -74,6 +75,8 @@ def _run(arguments: argparse.Namespace, context: Context) -> int:
     rules = read_rules(serve_table(context.settings).get("on", []))
     with ExitStack() as stack:
         stack.enter_context(_alone(arguments.home))
+        # A service is stopped as Ctrl-C stops a person's command.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         poller: Poller | None = None
         if arguments.bundle is not None:
             context.out.note(f"unsigned bundle from {arguments.bundle}: for trying out; devices run releases")

@@ -259,9 +259,7 @@ def test_run_prints_forced(store, publish, make_bundle, film, tmp_path) -> None:
         assert "FORCED: field trial" in text
 
 
-def test_run_goes_on_with_the_old_model_when_tampered_with(
-    store, publish, make_bundle, film, tmp_path, capsys
-) -> None:
+def test_run_goes_on_with_the_old_model_when_tampered_with(store, publish, make_bundle, film, tmp_path, capsys) -> None:
     """The new model's file has one other byte: said on standard error, the old model predicts."""
     publish(store, make_bundle(1.0))
     home = str(tmp_path / "home")
