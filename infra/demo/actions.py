@@ -7,6 +7,7 @@ Phases are sampled in the middle of n equal parts, so that a sweep and its mirro
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -56,7 +57,7 @@ def _between(a: Arm, b: Arm, share: float) -> Arm:
 
 def _along(keys: tuple[tuple[float, Arm], ...], phase: float) -> Arm:
     """Return the arm at `phase`, eased between key attitudes."""
-    for (start, a), (end, b) in zip(keys, keys[1:], strict=False):
+    for (start, a), (end, b) in itertools.pairwise(keys):
         if phase <= end:
             return _between(a, b, (phase - start) / (end - start))
     return keys[-1][1]

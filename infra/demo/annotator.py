@@ -1,6 +1,7 @@
 """The simulated annotator: looks at clips and says what people do in them, as a person with a label tool would.
 
-It is the only reader of truth files beside tests. What it says is a label file for `camloop label import`: intervals in seconds from the clip's first frame.
+It is the only reader of truth files beside tests. What it says is a label file for `camloop label import`: intervals in
+seconds from the clip's first frame.
 It can err: with `error_rate` it names another action, with `jitter_frames` it is late or early at the borders.
 """
 
@@ -75,8 +76,8 @@ class Annotator:
         for start, end, action in zip(starts[begin:], [*starts[begin + 1 :], clip_end_ns], actions[begin:], strict=True):
             a, b = max(start, low), min(end, high)
             if a < b:
-                answers.append(Answer(clip=sidecar.clip_id, start_s=round((a - first) / 1e9, 4), end_s=round((b - first) / 1e9, 4),
-                                      label=action, annotator=self._name))  # fmt: skip
+                seen = (round((a - first) / 1e9, 4), round((b - first) / 1e9, 4))
+                answers.append(Answer(clip=sidecar.clip_id, start_s=seen[0], end_s=seen[1], label=action, annotator=self._name))
         return answers
 
     def _as_seen(self, truth: RecordingTruth, clip_number: int) -> tuple[list[int], list[Action]]:

@@ -2,7 +2,8 @@
 
 1. `footage` films the part `models` of the world: 12 sites to learn from, 4 others for the scores.
 2. A YOLO a quarter as wide as the smallest published one learns person, car and animal from random weights, through
-   ultralytics (AGPL-3.0; curation's `detect.py` and this file are its only importers), and is exported to ONNX for 8 frames at a time.
+   ultralytics (AGPL-3.0; curation's `detect.py` and this file are its only importers), and is exported to ONNX for 8
+   frames at a time.
 3. `image_text` trains a small image-text model that open_clip loads.
 
 Beside each model lies `<weights>.json`: what it is, its hash, its scores, how long it took. Both know drawn scenes only and say
@@ -31,6 +32,7 @@ MODELS = Path(__file__).resolve().parent / "models"
 DETECTOR = MODELS / "detector.onnx"
 OPENCLIP = MODELS / "openclip"
 SIZE_PX, BATCH = 256, 8
+COMMAND = "python -m infra.demo.build_models"
 LICENCE = (
     "Weights trained by this project on pictures that it draws itself. The network's definition and exporter are ultralytics "
     "(AGPL-3.0): who passes the file on does so under that licence."
@@ -90,7 +92,9 @@ def _write_set(folder: Path, seed: int, use: Use, n_recordings: int, frames_each
     return n
 
 
-def build_detector(target: Path, *, seed: int, n_recordings: int, frames_each: int, epochs: int, threads: int) -> dict[str, Any]:
+def build_detector(
+    target: Path, *, seed: int, n_recordings: int, frames_each: int, epochs: int, threads: int
+) -> dict[str, Any]:
     """Train the detector and write `target` (.onnx) with its sidecar; return the scores on sites it never saw."""
     from infra.settings import quiet_libraries
     from infra.torchvision_cpu import ensure_nms
@@ -108,33 +112,39 @@ def build_detector(target: Path, *, seed: int, n_recordings: int, frames_each: i
         n_score = _write_set(folder, seed, "score", max(n_recordings // 4, 4), frames_each)
         network, data = folder / "yolov8n-demo.yaml", folder / "data.yaml"
         network.write_text(_NETWORK)
-        data.write_text(json.dumps({"path": str(folder), "train": "images/learn", "val": "images/score", "names": list(CLASSES)}))
+        places = {"path": str(folder), "train": "images/learn", "val": "images/score", "names": list(CLASSES)}
+        data.write_text(json.dumps(places))
         filmed_s = time.monotonic() - started
         model = YOLO(str(network), task="detect")
         model.train(
-            data=str(data), imgsz=SIZE_PX, epochs=epochs, batch=16, seed=seed, device="cpu", workers=0, amp=False, val=False, plots=False,
-            optimizer="AdamW", lr0=0.003, warmup_epochs=1.0, cos_lr=True, mosaic=0.4, close_mosaic=max(epochs // 3, 1), scale=0.3,
-            hsv_h=0.01, hsv_s=0.3, hsv_v=0.3, project=str(folder), name="run", deterministic=True, verbose=False,
+            data=str(data), imgsz=SIZE_PX, epochs=epochs, batch=16, seed=seed, device="cpu", workers=0, amp=False, val=False,
+            plots=False, optimizer="AdamW", lr0=0.003, warmup_epochs=1.0, cos_lr=True, mosaic=0.4,
+            close_mosaic=max(epochs // 3, 1), scale=0.3, hsv_h=0.01, hsv_s=0.3, hsv_v=0.3, project=str(folder), name="run",
+            deterministic=True, verbose=False,
         )  # fmt: skip
         figures = model.val(data=str(data), imgsz=SIZE_PX, batch=8, device="cpu", workers=0, plots=False, verbose=False)
-        scores = {"map50": round(float(figures.box.map50), 4), "map50_95": round(float(figures.box.map), 4),
-                  "map50_per_class": {CLASSES[int(c)]: round(float(v), 4) for c, v in zip(figures.box.ap_class_index, figures.box.ap50, strict=True)}}  # fmt: skip
+        classwise = zip(figures.box.ap_class_index, figures.box.ap50, strict=True)
+        scores = {
+            "map50": round(float(figures.box.map50), 4),
+            "map50_95": round(float(figures.box.map), 4),
+            "map50_per_class": {CLASSES[int(number)]: round(float(value), 4) for number, value in classwise},
+        }
         exported = model.export(format="onnx", imgsz=SIZE_PX, batch=BATCH, dynamic=False, simplify=False, opset=17, device="cpu")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(str(exported), target)
     write_sidecar(target, {
-        "note": "camloop demo detector: YOLOv8 layout at width 0.125, from random weights, on the simulated world", "licence": LICENCE,
-        "classes": list(CLASSES), "size_px": SIZE_PX, "batch": BATCH, "seed": seed, "scores": scores,
+        "note": "camloop demo detector: YOLOv8 layout at width 0.125, from random weights, on the simulated world",
+        "licence": LICENCE, "classes": list(CLASSES), "size_px": SIZE_PX, "batch": BATCH, "seed": seed, "scores": scores,
         "scored_on": f"{n_score} frames of sites it never saw", "learned_from": f"{n_learn} frames", "epochs": epochs,
         "filmed_s": round(filmed_s), "trained_s": round(time.monotonic() - started - filmed_s), "threads": threads,
-        "made_by": f"python -m infra.demo.build_models --only detector --seed {seed} --recordings {n_recordings} --epochs {epochs}",
+        "made_by": f"{COMMAND} --only detector --seed {seed} --recordings {n_recordings} --epochs {epochs}",
     })  # fmt: skip
     return scores
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Build the demo models; see the module docstring."""
-    parser = argparse.ArgumentParser(prog="python -m infra.demo.build_models", description="Train the demo models on the simulated world.")
+    parser = argparse.ArgumentParser(prog="python -m infra.demo.build_models", description="Train the demo models.")
     parser.add_argument("--only", choices=("detector", "openclip"), help="build one of them")
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for the weights and their sidecars")
     parser.add_argument("--seed", type=int, default=17, help="world seed; another than the demo's")
@@ -143,14 +153,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     options = parser.parse_args(arguments)
     if options.only != "openclip":
-        scores = build_detector(options.out / DETECTOR.name, seed=options.seed, n_recordings=options.recordings, frames_each=4,
-                                epochs=options.epochs or 12, threads=options.threads)  # fmt: skip
+        scores = build_detector(
+            options.out / DETECTOR.name, seed=options.seed, n_recordings=options.recordings, frames_each=4,
+            epochs=options.epochs or 12, threads=options.threads,
+        )  # fmt: skip
         sys.stdout.write(f"detector: {scores}\n")
     if options.only != "detector":
         from infra.demo.image_text import build_image_text
 
-        scores = build_image_text(options.out / OPENCLIP.name, seed=options.seed, n_recordings=options.recordings, frames_each=8,
-                                  epochs=options.epochs or 16, threads=options.threads)  # fmt: skip
+        scores = build_image_text(
+            options.out / OPENCLIP.name, seed=options.seed, n_recordings=options.recordings, frames_each=8,
+            epochs=options.epochs or 16, threads=options.threads,
+        )  # fmt: skip
         sys.stdout.write(f"openclip: {scores}\n")
     return 0
 

@@ -6,6 +6,8 @@ recording's number, 6 bits of a check sum; most significant bit first.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,7 +46,7 @@ def read_counter(rgb: NDArray[np.uint8]) -> tuple[int, int]:
     luma = rgb[middle_rows].astype(np.float32).mean(axis=(0, 2))
     blocks = np.array(
         [luma[int(a + (b - a) * 0.25) : max(int(a + (b - a) * 0.25) + 1, int(np.ceil(b - (b - a) * 0.25)))].mean()
-         for a, b in zip(edges, edges[1:], strict=False)]
+         for a, b in itertools.pairwise(edges)]
     )  # fmt: skip
     if blocks[0] - blocks[1] < 60:
         raise MediaError("no frame counter in the top rows of this picture: film with counter=True")

@@ -156,4 +156,5 @@ def cameras_toml(cameras: Sequence[Camera]) -> str:
 
 def recordings(truth_folder: Path) -> dict[str, RecordingTruth]:
     """Return all truth files of a folder by recording_id. For the annotator and for tests."""
-    return {path.stem: RecordingTruth.read(path) for path in sorted(truth_folder.glob("*.json")) if not durable.is_temporary(path.name)}
+    paths = [path for path in sorted(truth_folder.glob("*.json")) if not durable.is_temporary(path.name)]
+    return {path.stem: RecordingTruth.read(path) for path in paths}

@@ -2,7 +2,8 @@
 
 Each batch meets sentences about its own pictures and one sentence per value of each factor. The loss asks two things:
 does the sentence hold for the picture (a sigmoid per pair), and which of a factor's sentences holds (a softmax): the
-second is what a prompt sheet asks later. Written as open_clip reads a local folder: `open_clip_config.json` and half-precision weights.
+second is what a prompt sheet asks later. Written as open_clip reads a local folder:
+`open_clip_config.json` and weights of half precision.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ CONFIG: dict[str, Any] = {
     "preprocess_cfg": {"mean": list(MEAN), "std": list(STD), "resize_mode": "squash"},
 }
 WEIGHTS = "open_clip_model.safetensors"
-LICENCE = "Apache-2.0, as the project: trained by it, from random weights, on pictures that it draws itself. Architecture by open_clip (MIT)."
+LICENCE = (
+    "Apache-2.0, as the project: trained by it, from random weights, on pictures that it draws itself. "
+    "Architecture by open_clip (MIT)."
+)
 # What the scores are taken with; a sheet's own prompts may differ.
 PROMPTS: dict[str, dict[str, str]] = {
-    "lighting": {"day": "a photo by day", "dusk": "a photo at dusk", "night": "a photo at night", "infrared": "a photo in infrared"},
+    "lighting": {
+        "day": "a photo by day", "dusk": "a photo at dusk", "night": "a photo at night", "infrared": "a photo in infrared",
+    },
     "weather": {"clear": "a photo in clear weather", "rain": "a photo in the rain", "fog": "a photo in fog"},
     "jacket": {colour: f"a person in a {colour} jacket" for colour in VALUES["jacket"]},
     "person": {"yes": "a photo of a person", "no": "an empty scene"},
@@ -117,9 +123,11 @@ def zero_shot(model: Any, tokenizer: Any, rgb: NDArray[np.uint8], known: Sequenc
     return scores
 
 
-def build_image_text(target: Path, *, seed: int, n_recordings: int, frames_each: int, epochs: int, threads: int) -> dict[str, float]:
+def build_image_text(
+    target: Path, *, seed: int, n_recordings: int, frames_each: int, epochs: int, threads: int
+) -> dict[str, float]:
     """Train the image-text model into the folder `target`; return its scores on sites it never saw."""
-    from infra.demo.build_models import write_sidecar
+    from infra.demo.build_models import COMMAND, write_sidecar
     from infra.torchvision_cpu import ensure_nms
 
     ensure_nms()
@@ -155,16 +163,17 @@ def build_image_text(target: Path, *, seed: int, n_recordings: int, frames_each:
             schedule.step()
     model.eval()
     model.logit_scale.data.clamp_(max=float(np.log(60)))
-    weights = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    state = model.state_dict().items()
+    weights = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state}
     save_file(weights, target / WEIGHTS)
     trained_s = time.monotonic() - started - filmed_s
     judged: Any = open_clip.create_model(name).eval()  # the very file, as curation loads it
     scores = zero_shot(judged, tokenizer, *_gather(seed, "score", max(n_recordings // 4, 4), 4))
     write_sidecar(target / WEIGHTS, {
-        "note": "camloop demo image-text model: small ResNet and text transformer, from random weights, on the simulated world",
+        "note": "camloop demo image-text model: small ResNet and text transformer, trained from nothing on the simulated world",
         "licence": LICENCE, "size_px": SIZE_PX, "seed": seed, "zero_shot_accuracy": scores, "prompts": PROMPTS, "epochs": epochs,
-        "learned_from": f"{len(rgb)} frames", "scored_on": f"{max(n_recordings // 4, 4) * 4} frames of sites it never saw",
+        "learned_from": f"{len(rgb)} frames", "scored_on": f"{max(n_recordings // 4, 4) * 4} frames of sites never seen",
         "filmed_s": round(filmed_s), "trained_s": round(trained_s), "threads": threads,
-        "made_by": f"python -m infra.demo.build_models --only openclip --seed {seed} --recordings {n_recordings} --epochs {epochs}",
+        "made_by": f"{COMMAND} --only openclip --seed {seed} --recordings {n_recordings} --epochs {epochs}",
     })  # fmt: skip
     return scores

@@ -1,7 +1,7 @@
 """Putting a scene into a time of day and a weather, and what the sensor makes of it.
 
-A `LitScene` holds everything that does not change from frame to frame: the lit background in several phases of the wind, the gain of
-light at every place (people and cars are coloured through it), fog by distance, tiles of rain and of sensor noise.
+A `LitScene` holds everything that does not change from frame to frame: the lit background in several phases of the wind,
+the gain of light at every place (people and cars are coloured through it), fog by distance, tiles of rain and of noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from infra.demo.truth import Lighting, Rgb, Weather
 
 # Sensor noise in levels of 255, luma and chroma; chosen so that with the recorder's settings (infra.writer) P frames cost
 # what they cost in real fixed-camera clips (figures in docs/adr/0010): .001 to .010 bytes per pixel.
-NOISE: dict[Lighting, tuple[float, float]] = {"day": (1.2, 0.5), "dusk": (1.5, 0.7), "night": (1.8, 1.1), "infrared": (1.6, 0.0)}
+NOISE: dict[Lighting, tuple[float, float]] = {
+    "day": (1.2, 0.5), "dusk": (1.5, 0.7), "night": (1.8, 1.1), "infrared": (1.6, 0.0),
+}  # fmt: skip
 _SKY: dict[Lighting, Rgb] = {
     "day": (1.0, 1.0, 1.0), "dusk": (0.78, 0.5, 0.44), "night": (0.04, 0.055, 0.1), "infrared": (0.1, 0.1, 0.1),
 }  # fmt: skip
@@ -32,6 +34,7 @@ _AMBIENT: dict[Lighting, Rgb] = {
 _LAMP: dict[Lighting, float] = {"day": 0.12, "dusk": 0.4, "night": 0.17, "infrared": 0.0}
 _LAMP_COLOUR = np.array([1.1, 0.9, 0.6], np.float32)
 _GREY = np.array([0.42, 0.36, 0.22], np.float32)  # what an infrared camera makes of colours by day
+_RAIN: dict[Lighting, float] = {"day": 70.0, "dusk": 62.0, "night": 30.0, "infrared": 96.0}  # brightness of its streaks
 N_TILES, _MARGIN = 12, 48
 WIND_PHASES = 9
 
@@ -229,5 +232,5 @@ def light_scene(
         fog=fog,
         fog_colour=fog_colour,
         noise=_noise_tiles(lighting),
-        rain=_rain_tiles(rng, {"day": 70.0, "dusk": 62.0, "night": 30.0, "infrared": 96.0}[lighting]) if weather == "rain" else [],
+        rain=_rain_tiles(rng, _RAIN[lighting]) if weather == "rain" else [],
     )

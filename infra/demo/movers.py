@@ -34,8 +34,10 @@ class Mover:
         return self.x_px + frame_number * self.px_per_frame
 
 
-def draw_mover(rng: np.random.Generator, colours: list[str], y_px: float, direction: int, speed: float, size_px: float, n_frames: int,
-               width_px: int) -> Mover:  # fmt: skip
+def draw_mover(
+    rng: np.random.Generator, colours: list[str], y_px: float, direction: int, speed: float, size_px: float, n_frames: int,
+    width_px: int,
+) -> Mover:  # fmt: skip
     """Draw something that is inside the picture at some moment of the recording."""
     px = direction * speed * float(rng.uniform(0.75, 1.35))
     meets = float(rng.uniform(0.15, 0.85)) * n_frames

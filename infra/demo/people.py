@@ -25,7 +25,9 @@ JACKETS: dict[str, Rgb] = {
 }
 _SKINS: tuple[Rgb, ...] = ((236.0, 194.0, 166.0), (205.0, 152.0, 116.0), (150.0, 102.0, 72.0), (96.0, 64.0, 46.0))
 _HAIRS: tuple[Rgb, ...] = ((40.0, 28.0, 22.0), (96.0, 62.0, 34.0), (190.0, 158.0, 92.0), (120.0, 118.0, 116.0))
-_TROUSERS: tuple[Rgb, ...] = ((52.0, 56.0, 70.0), (84.0, 74.0, 60.0), (44.0, 60.0, 92.0), (110.0, 106.0, 100.0), (66.0, 78.0, 60.0))
+_TROUSERS: tuple[Rgb, ...] = (
+    (52.0, 56.0, 70.0), (84.0, 74.0, 60.0), (44.0, 60.0, 92.0), (110.0, 106.0, 100.0), (66.0, 78.0, 60.0),
+)  # fmt: skip
 
 # Parts of the body as shares of its height.
 _LEG, _TORSO, _HEAD = 0.46, 0.34, 0.068
@@ -124,7 +126,8 @@ def paint_person(
         xs.append(foot[0])
     torso = [
         (shoulders[-1][0] - w * 0.05, shoulders[-1][1]), (neck[0] - w * 0.4, neck[1]), (neck[0] + w * 0.4, neck[1]),
-        (shoulders[1][0] + w * 0.05, shoulders[1][1]), (hip[0] + w * 0.84, hip[1] + 0.03 * h), (hip[0] - w * 0.84, hip[1] + 0.03 * h),
+        (shoulders[1][0] + w * 0.05, shoulders[1][1]), (hip[0] + w * 0.84, hip[1] + 0.03 * h),
+        (hip[0] - w * 0.84, hip[1] + 0.03 * h),
     ]  # fmt: skip
     pen.shape(torso, jacket)
     pen.shape([torso[0], torso[1], (hip[0] - w * 0.3, hip[1] + 0.03 * h), torso[5]], tint(jacket, 0.86))

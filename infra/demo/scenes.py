@@ -114,7 +114,8 @@ class _Layout:
         """Add grain and hand the scene over."""
         canvas = self.pen.canvas
         fine = cv2.GaussianBlur(self.rng.normal(0, 1, canvas.shape[:2]).astype(np.float32), (0, 0), 1.1) * 2.4
-        coarse = cv2.resize(self.rng.normal(0, 1, (12, 16)).astype(np.float32), canvas.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        blotches = self.rng.normal(0, 1, (12, 16)).astype(np.float32)
+        coarse = cv2.resize(blotches, canvas.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         rough = canvas.astype(np.float32) * (1 + 0.01 * grain * (fine + 0.9 * coarse))[..., None]
         colour = np.clip(rough, 0, 255).astype(np.uint8)
         return Scene(kind, colour, self.sky[..., 0], self.leaves[..., 0], horizon, person, feet, stage, lanes, self.lamps)
@@ -129,7 +130,8 @@ def _hall(layout: _Layout) -> Scene:
     layout.blend(edge, HEIGHT_PX, tint(floor, 0.78), tint(floor, 1.12))
     vanish = (rng.uniform(90, 166), edge - 40)
     for x in range(-160, 420, 26):
-        pen.limb([(x, HEIGHT_PX + 2), (x + (vanish[0] - x) * (HEIGHT_PX - edge) / (HEIGHT_PX - vanish[1]), edge)], 0.6, tint(floor, 0.72))
+        far = x + (vanish[0] - x) * (HEIGHT_PX - edge) / (HEIGHT_PX - vanish[1])
+        pen.limb([(x, HEIGHT_PX + 2), (far, edge)], 0.6, tint(floor, 0.72))
     pen.box(0, edge - 4, WIDTH_PX, edge, tint(wall, 0.7))
     places = [18.0, 76.0, 136.0, 194.0]
     rng.shuffle(places)
@@ -137,8 +139,8 @@ def _hall(layout: _Layout) -> Scene:
     door_x, door = places[1] + rng.uniform(0, 10), _colour(rng, 95, 165, 40)
     pen.box(door_x - 2, edge - 88, door_x + 36, edge, tint(door, 0.6))
     pen.box(door_x, edge - 86, door_x + 34, edge, door)
-    for top in (78, 40):
-        pen.box(door_x + 6, edge - top, door_x + 28, edge - top + 30, tint(door, 0.86))
+    for panel in (78, 40):
+        pen.box(door_x + 6, edge - panel, door_x + 28, edge - panel + 30, tint(door, 0.86))
     pen.disc((door_x + 30, edge - 42), 1.7, (214, 190, 110))
     pen.box(places[2] + 2, 24, places[2] + 34, 50, (70, 54, 42))
     pen.box(places[2] + 5, 27, places[2] + 31, 47, _colour(rng, 120, 200, 50))
@@ -148,12 +150,14 @@ def _hall(layout: _Layout) -> Scene:
     pen.box(cabinet + 2, edge - 23, cabinet + 21, edge + 3, tint(shade, 1.16))
     pen.box(cabinet + 23, edge - 23, cabinet + 42, edge + 3, tint(shade, 1.16))
     pen.box(cabinet + 10, edge - 40, cabinet + 13, edge - 26, (90, 80, 70))
-    pen.shape([(cabinet + 4, edge - 38), (cabinet + 19, edge - 38), (cabinet + 16, edge - 52), (cabinet + 7, edge - 52)], (240, 224, 184))
+    lampshade = [(cabinet + 4, edge - 38), (cabinet + 19, edge - 38), (cabinet + 16, edge - 52), (cabinet + 7, edge - 52)]
+    pen.shape(lampshade, (240, 224, 184))
     layout.lamps.append((cabinet + 12, edge - 44, 120.0))
     pen.oval((rng.uniform(90, 166), HEIGHT_PX - 16), (rng.uniform(58, 84), 15), _colour(rng, 90, 170, 50))
     plant = float(rng.choice((8.0, 246.0)))
     layout.bush(plant, HEIGHT_PX - 28, 15)
-    pen.shape([(plant - 8, HEIGHT_PX - 32), (plant + 8, HEIGHT_PX - 32), (plant + 6, HEIGHT_PX - 14), (plant - 6, HEIGHT_PX - 14)], (168, 96, 64))
+    top, foot = HEIGHT_PX - 32, HEIGHT_PX - 14
+    pen.shape([(plant - 8, top), (plant + 8, top), (plant + 6, foot), (plant - 6, foot)], (168, 96, 64))
     return layout.done("hall", horizon=40, person=118, feet=172, stage=(72, 184, 162, 184))
 
 
@@ -208,17 +212,18 @@ def _yard(layout: _Layout) -> Scene:
     grass = (float(rng.uniform(92, 128)), float(rng.uniform(132, 158)), float(rng.uniform(66, 88)))
     layout.blend(horizon, HEIGHT_PX, tint(grass, 0.76), tint(grass, 1.06))
     for _ in range(260):
-        x, y = rng.uniform(0, WIDTH_PX), rng.uniform(horizon + 12, HEIGHT_PX)
-        pen.limb([(x, y), (x + rng.uniform(-2, 2), y - 4)], 0.7, tint(grass, rng.uniform(0.7, 1.25)))
+        blade, y = rng.uniform(0, WIDTH_PX), rng.uniform(horizon + 12, HEIGHT_PX)
+        pen.limb([(blade, y), (blade + rng.uniform(-2, 2), y - 4)], 0.7, tint(grass, rng.uniform(0.7, 1.25)))
     fence = _colour(rng, 120, 180, 26)
     for x in np.arange(-4, 262, 11):
         pen.box(float(x), horizon - 14, float(x) + 8, horizon + 14, tint(fence, rng.uniform(0.88, 1.1)))
     pen.box(0, horizon - 6, WIDTH_PX, horizon - 3, tint(fence, 0.72))
     path, path_x = _colour(rng, 150, 185, 12), rng.uniform(80, 176)
-    pen.shape([(path_x - 10, horizon + 14), (path_x + 10, horizon + 14), (path_x + 66, HEIGHT_PX), (path_x - 66, HEIGHT_PX)], path)
+    far, near = horizon + 14, HEIGHT_PX
+    pen.shape([(path_x - 10, far), (path_x + 10, far), (path_x + 66, near), (path_x - 66, near)], path)
     side = int(rng.integers(2))
-    house, far = _colour(rng, 150, 200, 40), rng.uniform(44, 58)
-    edge = far if side == 0 else WIDTH_PX - far
+    house, wide = _colour(rng, 150, 200, 40), rng.uniform(44, 58)
+    edge = wide if side == 0 else WIDTH_PX - wide
     out = 0 if side == 0 else WIDTH_PX
     corners: list[Point] = [(out, 0), (edge, 14), (edge, horizon + 30), (out, HEIGHT_PX - 24)]
     pen.shape(corners, house)

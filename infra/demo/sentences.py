@@ -90,7 +90,8 @@ def one_fact(factor: str, value: str, rng: np.random.Generator) -> str:
 def several_facts(known: Facts, rng: np.random.Generator) -> tuple[str, Facts]:
     """Return a sentence that says some of what a picture shows, and which facts it needs."""
     said: Facts = {}
-    things = [factor for factor in ("jacket", "person", "car", "species", "animal") if factor in known and known[factor] != "no"]
+    shown = ("jacket", "person", "car", "species", "animal")
+    things = [factor for factor in shown if known.get(factor, "no") != "no"]
     head = ""
     factor: str
     if things:
