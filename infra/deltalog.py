@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -300,6 +300,7 @@ class DeltaLog:
         for look in range(_LOOKS):
             handle = self._refresh() or self._create()
             try:
+                self._grow(handle)
                 handle.create_write_transaction(
                     list(actions), mode="append", schema=tables.SCHEMAS[self.table],
                     commit_properties=_properties(len(actions)), post_commithook_properties=_NO_HOOKS,
@@ -341,6 +342,14 @@ class DeltaLog:
                 raise CatalogError(f"table {self.table} cannot be created at {self._uri}: {error}") from error
             return handle
         return self._require()
+
+    def _grow(self, handle: DeltaTable) -> None:
+        """Tell the log of columns that the table got since it was created, so that other readers see them too."""
+        known = {field.name for field in handle.schema().fields}
+        missing = [field for field in tables.SCHEMAS[self.table] if field.name not in known]
+        if missing:
+            fields = Schema.from_arrow(pa.schema([field.with_nullable(True) for field in missing])).fields
+            handle.alter.add_columns(fields, commit_properties=_properties(1), post_commithook_properties=_NO_HOOKS)
 
     def _sync(self) -> None:
         """Force all entries that this process has not yet forced, other writers' included: no hole after a power cut."""

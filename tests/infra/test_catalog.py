@@ -220,7 +220,10 @@ class TestScan:
         monkeypatch.setitem(tables.SCHEMAS, "frames", grown)
         newer = again(catalog)
         newer.commit({"frames": [{"clip_id": B, "pts": 1, "p_keep": 1.0, "sharpness": 2.0}]}, scan_done(B))
-        assert newer.scan("frames", ["clip_id", "sharpness"]).sort("clip_id").collect().rows() == [(A, None), (B, 2.0)]
+        newer.commit({"frames": frames(C, n=1)}, scan_done(C))
+        for frame in (newer.scan("frames"), pl.scan_delta(f"{newer.store.url}/tables/frames")):
+            assert frame.select("clip_id", "sharpness").sort("clip_id").collect().rows() == [(A, None), (B, 2.0), (C, None)]
+        assert newer.log("frames").version() == 4 and maintain.check(again(newer)) == []
 
     def test_snapshot(self, catalog: Catalog) -> None:
         """A pinned catalog sees what was there, is read-only, and treats later tables as empty."""
