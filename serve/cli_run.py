@@ -9,7 +9,7 @@ import argparse
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,7 +38,7 @@ POLL_S = 300.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camloop run`."""
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help="video file(s), or one URL such as sim://7/hall-a")
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="video file or sim://SEED/CAMERA, one after the other")
     model = parser.add_argument_group("the model")
     model.add_argument(
         "--from", dest="place", metavar="PLACE", help="store, copy of its releases/ or https:// (default: --store)"
@@ -121,14 +121,15 @@ def serve_table(settings: Settings) -> dict[str, Any]:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.threads < 1 or arguments.outbox_every_s < 0 or arguments.poll_s < 0 or (arguments.frames or 1) < 1:
         raise UsageError("--threads and --frames must be at least 1; --outbox-every-s and --poll-s at least 0")
-    if len(arguments.source) > 1 and any("://" in source for source in arguments.source):
-        raise UsageError("SOURCE: several video files, or one URL")
+    for source in arguments.source:
+        if "://" not in source and not Path(source).is_file():
+            raise UsageError(f"no file {source}; SOURCE is a video file, or a URL such as sim://SEED/CAMERA")
     if arguments.bundle is not None and (arguments.place or arguments.offline):
         raise UsageError("--bundle runs an unsigned bundle; leave --from and --offline out")
 
 
 def _check_world(model: Model, arguments: argparse.Namespace) -> None:
-    is_simulated = arguments.simulated or arguments.source[0].startswith("sim://")
+    is_simulated = arguments.simulated or all(source.startswith("sim://") for source in arguments.source)
     spec = model.predictor.spec
     if spec.simulated_world_only and not is_simulated:
         raise Refused(
@@ -138,19 +139,23 @@ def _check_world(model: Model, arguments: argparse.Namespace) -> None:
 
 
 def _is_realtime(arguments: argparse.Namespace) -> bool:
-    return bool(arguments.realtime or ("://" in arguments.source[0] and not arguments.all_frames))
+    """Whether the newest frame comes first: asked for, or a source that is no file."""
+    return bool(arguments.realtime or (any("://" in source for source in arguments.source) and not arguments.all_frames))
 
 
 def _frames(arguments: argparse.Namespace, context: Context) -> Iterator[LiveFrame]:
-    source, host_id = arguments.source[0], context.settings.host_id
-    if "://" in source:
-        opened = cli.join("source")(source, camera_id=arguments.camera, host_id=host_id)
-        frames = live_frames.from_source(opened, source)
-    else:
-        frames = live_frames.from_files([Path(path) for path in arguments.source], host_id=host_id, camera_id=arguments.camera)
+    frames = _one_after_the_other(arguments.source, arguments.camera, context.settings.host_id)
     if _is_realtime(arguments):
         return live_frames.newest_first(live_frames.at_their_pace(frames, context.clock), context.clock)
     return frames
+
+
+def _one_after_the_other(sources: Sequence[str], camera_id: str | None, host_id: str) -> Iterator[LiveFrame]:
+    for source in sources:
+        if "://" in source:
+            yield from live_frames.from_source(cli.join("source")(source, camera_id=camera_id, host_id=host_id), source)
+        else:
+            yield from live_frames.from_file(Path(source), host_id=host_id, camera_id=camera_id)
 
 
 def _wishes(arguments: argparse.Namespace, context: Context) -> list[Wanted]:
@@ -311,6 +316,10 @@ def _summary(live: Live, context: Context) -> None:
         "forced": list(live.model.reasons), "model_name": spec.model_name,
         "update": live.update, "n_frames": counts.n_frames, "n_dropped": counts.n_dropped,
         "n_predictions": counts.n_predictions, "n_unsure": counts.n_unsure, "n_sent": counts.n_sent, "n_calls": counts.n_calls,
-        "latency_p50_s": p50_s, "latency_p95_s": p95_s, "lines": list(live.lines),
+        "latency_ms": {"p50": _ms(p50_s), "p95": _ms(p95_s)}, "lines": list(live.lines),
     }  # fmt: skip
     context.out.document(document)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1000 * seconds, 3)

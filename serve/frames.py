@@ -1,6 +1,6 @@
 """Frames for the live loop: from files or from a camera's source, all of them or the newest first.
 
-- `from_files`: every frame of video files, decoded as they are asked for. Each file is a recording of its own.
+- `from_file`: every frame of a video file, converted only when asked. A file is a recording of its own.
 - `from_source`: what the room `ingest` opens (the two are joined by name, in `infra/cli.py`): pictures with sensor times.
 - `at_their_pace`: holds frames back until their time, so that a file plays like a camera.
 - `newest_first`: a thread takes frames as fast as they come and keeps one; who asks gets the newest. A model that is too
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -87,29 +87,28 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[SourceFrame]: ...
 
 
-def from_files(paths: Sequence[Path], *, host_id: str, camera_id: str | None = None) -> Iterator[LiveFrame]:
-    """Yield every frame of the files, one after the other.
+def from_file(path: Path, *, host_id: str, camera_id: str | None = None) -> Iterator[LiveFrame]:
+    """Yield every frame of a video file.
 
     The same file gives the same recording: its ids are made from the file's hash. Without `camera_id` it is the file's name.
 
     Raises:
-        UsageError: a file is missing, or its name cannot be a camera's.
-        MediaError: a file is no video, or damaged.
+        UsageError: the file's name cannot be a camera's.
+        MediaError: it is no video, or damaged.
     """
-    for path in paths:
-        if not path.is_file():
-            raise UsageError(f"no file {path}; SOURCE is one or more video files, or a URL such as sim://SEED/CAMERA")
-        check_name(camera_id or path.stem, "camera")
-    for path in paths:
-        seen = video.probe(path)
-        sha256 = file_sha256(path)
-        recording = Recording(
-            name=str(path), camera_id=camera_id or path.stem, host_id=host_id, boot_id=f"file-{sha256[:12]}",
-            recording_id=sha256[:32], clock="unknown" if seen.start_ns is None else "file", utc_ns=_since(seen.start_ns),
-        )  # fmt: skip
-        for picture in video.pictures(path, index=seen.index):
-            sensor_ns = round((picture.pts - seen.first_pts) * seen.time_base * 1_000_000_000)
-            yield LiveFrame(rgb=picture.rgb, sensor_ns=sensor_ns, recording=recording, pts=picture.pts)
+    seen = video.probe(path)
+    sha256 = file_sha256(path)
+    try:
+        camera_id = check_name(camera_id or path.stem, "camera")
+    except UsageError as error:
+        raise UsageError(f"{error}; name the camera with --camera ID") from error
+    recording = Recording(
+        name=str(path), camera_id=camera_id, host_id=host_id, boot_id=f"file-{sha256[:12]}",
+        recording_id=sha256[:32], clock="unknown" if seen.start_ns is None else "file", utc_ns=_since(seen.start_ns),
+    )  # fmt: skip
+    for picture in video.pictures(path, index=seen.index):
+        sensor_ns = round((picture.pts - seen.first_pts) * seen.time_base * 1_000_000_000)
+        yield LiveFrame(rgb=picture.rgb, sensor_ns=sensor_ns, recording=recording, pts=picture.pts)
 
 
 def _since(start_ns: int | None) -> Callable[[int], int | None]:

@@ -27,7 +27,7 @@ from infra.records import Clip
 from infra.settings import Settings
 from infra.store import DirStore
 from serve import cli, wanted
-from serve.frames import LiveFrame, Recording, at_their_pace, from_files, newest_first
+from serve.frames import LiveFrame, Recording, at_their_pace, from_file, newest_first
 from serve.health import Health
 from serve.live import Live, Model
 
@@ -210,7 +210,7 @@ def test_a_file_runs_as_the_gate_streams_it(make_bundle, film, live) -> None:
     """The same file through the loop and through `stream_recording`: equal probabilities, to the last bit."""
     log = io.StringIO()
     loop, _ = live(spec={"smoothing": 0.8}, predictions=log)
-    loop.run(from_files([film], host_id="h"))
+    loop.run(from_file(film, host_id="h"))
     seen = video.probe(film)
     clip = Clip(
         clip_id="0" * 32, key="k", source_name="film.mp4", container="mp4", camera_id="film", recording_id="r",
