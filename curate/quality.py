@@ -3,10 +3,10 @@
 All measures are taken at one size, longer side `SIDE_PX` (smaller pictures as they are): sharpness depends on the scale.
 
 **Lighting** is named from brightness and colourfulness of one frame. The thresholds were fixed by reasoning, before they
-were tried on any clip (`tests/real_lighting.toml` holds ten clips as a person sees them, `tests/curate/test_scan.py` the score):
-  * an infra-red picture has no colour: grey, plus the chroma noise of the codec, which is 2 to 4 on Hasler's scale, where 15 is
-    called slightly colourful. Below `GREY` = 6 it is infrared - if it is bright enough to tell (`PITCH_DARK` = 15 of 255), since in
-    the dark everything is grey;
+were tried on any clip (`tests/real_lighting.toml`: ten clips as a person sees them; `tests/curate/test_scan.py`: the score):
+  * an infra-red picture has no colour: grey, plus the chroma noise of the codec, which is 2 to 4 on Hasler's scale, where
+    15 is called slightly colourful. Below `GREY` = 6 it is infrared - if it is bright enough to tell (`PITCH_DARK` = 15 of
+    255), since in the dark everything is grey;
   * a camera exposes for middle grey (about 110 of 255) while it can. At less than half of that, `NIGHT` = 50, it no longer can;
   * between `NIGHT` and `DUSK` = 80 it can only just.
 What it cannot know: a grey camera or dense fog by day looks infrared, a coloured infra-red tint does not, a black wall is
@@ -63,7 +63,10 @@ def measure(rgb: NDArray[np.uint8], luma: NDArray[np.uint8]) -> Quality:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or luma.shape != rgb.shape[:2]:
         raise UsageError(f"pictures are {rgb.shape} and {luma.shape}; legal: (H, W, 3) and (H, W)")
     return Quality(
-        brightness=float(luma.mean()), contrast=float(luma.std()), blur=laplacian_variance(luma), colourfulness=colourfulness(rgb)
+        brightness=float(luma.mean()),
+        contrast=float(luma.std()),
+        blur=laplacian_variance(luma),
+        colourfulness=colourfulness(rgb),
     )
 
 

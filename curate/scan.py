@@ -11,8 +11,8 @@ clip's bytes and its arguments. `scan_clip` may run in a child process (`infra/d
 draw; p_keep = 1 / n, where n counts the frames from this one up to the next kept one (or the end). So the sum of 1 / p_keep
 over a clip is its number of frames, whatever its rate or drops, and each kept frame stands for the time until the next.
 **gops**: every GOP has a row; all are decoded (p_keep = 1), `motion` has one score per pts (null for the clip's first frame).
-`packet_score` is the mean size of the GOP's other packets divided by that of its keyframe: about 0 for a still scene, null where
-there is none. In a sequential clip GOPs begin where the decoder says keyframe, and sizes are null.
+`packet_score` is the mean size of the GOP's other packets divided by that of its keyframe: about 0 for a still scene, null
+where there is none. In a sequential clip GOPs begin where the decoder says keyframe, and sizes are null.
 """
 
 from __future__ import annotations
