@@ -130,4 +130,4 @@ def test_the_loop(person: Person) -> None:
     stored = catalog.scan("clips").filter(pl.col("clip_id") == sidecar.clip_id).collect().row(0, named=True)
     assert sha256_hex(store.get(stored["key"])) == stored["sha256"] and not clip_path.exists()
     commands = set(catalog.scan("runs", ["command"]).collect()["command"])
-    assert {"ingest", "curate", "label", "sample", "dataset", "train", "export", "evaluate"} <= commands
+    assert {"ingest", "curate", "label import", "sample", "dataset", "train", "export", "evaluate"} <= commands

@@ -84,6 +84,12 @@ def precision(counts: Array) -> Array:
     return _share(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-2))
 
 
+def macro_recall(counts: Array) -> Array:
+    """Return the mean recall over the classes that occur as truth (...,): one answer for everything is worth 1 / C."""
+    occurs = counts.sum(-1) > 0
+    return _share(np.where(occurs, np.nan_to_num(recall(counts)), 0.0).sum(-1), occurs.sum(-1))
+
+
 def macro_f1(counts: Array) -> Array:
     """Return the mean F1 over the classes that occur as truth (..., ); a class never called counts 0."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
@@ -101,18 +107,19 @@ def find(metric: str, labels: Sequence[str]) -> tuple[Statistic, int | None]:
     """Return a metric by name, as a function of flattened confusion matrices, and the class it is about.
 
     Raises:
-        UsageError: the name is none of accuracy, macro_f1, recall:LABEL, precision:LABEL.
+        UsageError: the name is none of accuracy, macro_recall, macro_f1, recall:LABEL, precision:LABEL.
     """
     name, _, label = metric.partition(":")
     c = len(labels)
-    whole = {"accuracy": accuracy, "macro_f1": macro_f1}
+    whole = {"accuracy": accuracy, "macro_recall": macro_recall, "macro_f1": macro_f1}
     per_class = {"recall": recall, "precision": precision}
     if name in whole and not label:
         return (lambda sums: whole[name](sums.reshape(*sums.shape[:-1], c, c))), None
     if name in per_class and label in labels:
         number = list(labels).index(label)
         return (lambda sums: per_class[name](sums.reshape(*sums.shape[:-1], c, c))[..., number]), number
-    raise UsageError(f"metric {metric!r}; legal: accuracy, macro_f1, recall:LABEL, precision:LABEL with {', '.join(labels)}")
+    legal = ", ".join([*whole, *(f"{each}:LABEL" for each in per_class)])
+    raise UsageError(f"metric {metric!r}; legal: {legal} with {', '.join(labels)}")
 
 
 def metric_interval(counts: Array, metric: str, labels: Sequence[str], seed: int) -> Interval:
