@@ -20,6 +20,7 @@ from infra.artefacts import Bundle, Outbox, Wanted
 from infra.errors import CamloopError, Refused, SettingsError, UsageError
 from infra.predictor import Predictor
 from infra.settings import Settings
+from infra.store import open_store
 from serve import frames as live_frames
 from serve import wanted as wishes
 from serve.actions import read_rules
@@ -160,10 +161,11 @@ def _one_after_the_other(sources: Sequence[str], camera_id: str | None, host_id:
 
 def _wishes(arguments: argparse.Namespace, context: Context) -> list[Wanted]:
     """Return what the store wants filmed; none where the place is no store or cannot be asked."""
-    if arguments.bundle is not None or arguments.place is not None or arguments.offline:
+    place = arguments.place
+    if arguments.bundle is not None or arguments.offline or (place or "").startswith(("http://", "https://")):
         return []
     try:
-        return wishes.current(context.store, context.clock)
+        return wishes.current(context.store if place is None else open_store(place, context.settings), context.clock)
     except CamloopError as error:
         context.out.note(f"wishes not read: {error}")
         return []

@@ -310,6 +310,19 @@ def test_run_refuses_what_it_must(store, publish, make_bundle, film, tmp_path) -
         camloop_run(store, str(film), "--home", home, "--simulated", settings=rules)
 
 
+def test_run_sends_what_the_store_wants(store, publish, make_bundle, film, tmp_path) -> None:
+    """A wish in the store that the models are pulled from is met by a sure prediction too."""
+    publish(store, make_bundle())
+    wish = wanted.create(
+        store, "camera_id = 'door7' and label = 'bright'", quota=1, days=1, reason="light", clock=SystemClock()
+    )
+    home = tmp_path / "home"
+    arguments = (str(film), "--home", str(home), "--camera", "door7", "--from", store.url)
+    assert camloop_run(store, *arguments)[0] == 0
+    ((_, sidecar),) = Outbox(home / "outbox").finished()
+    assert sidecar.outbox is not None and sidecar.outbox["reason"] == f"wanted {wish.wanted_id}: light"
+
+
 def test_run_takes_an_unsigned_bundle_from_a_folder(store, make_bundle, film, tmp_path, capsys) -> None:
     """For trying out; said as what it is."""
     bundle: Bundle = make_bundle()
