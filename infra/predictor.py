@@ -25,6 +25,8 @@ This module reads no tables and decides nothing; onnxruntime and numpy only.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -271,7 +273,8 @@ def _session(bundle: Bundle, threads: int) -> Any:
     options.log_severity_level = 4  # its C++ log goes to stderr; errors reach us as exceptions
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a Pi has other work to do
     try:
-        session = onnxruntime.InferenceSession(bundle.model, options, providers=["CPUExecutionProvider"])
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints there when a damaged model's names are not UTF-8
+            session = onnxruntime.InferenceSession(bundle.model, options, providers=["CPUExecutionProvider"])
     except _ort_errors() as error:
         raise ArtefactError(f"bundle {bundle.bundle_id}: model.onnx cannot be loaded: {error}") from error
     spec = bundle.spec
