@@ -129,7 +129,7 @@ def build_detector(
             "map50_95": round(float(figures.box.map), 4),
             "map50_per_class": {CLASSES[int(number)]: round(float(value), 4) for number, value in classwise},
         }
-        exported = model.export(format="onnx", imgsz=SIZE_PX, batch=BATCH, dynamic=False, simplify=False, opset=17, device="cpu")
+        exported = model.export(format="onnx", imgsz=SIZE_PX, batch=BATCH, simplify=False, opset=17, device="cpu")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(str(exported), target)
     write_sidecar(target, {
