@@ -165,3 +165,30 @@ def test_probe_through_the_pool_is_probe(pool: DecoderPool, tmp_path: Path) -> N
     assert pool.run("infra.video:probe", tmp_path / "clip.mp4") == probe(tmp_path / "clip.mp4")
     with pytest.raises(UsageError, match="above 0"):
         DecoderPool(n=0)
+
+
+def test_mutated_clips_never_pass_for_a_crash(tmp_path: Path) -> None:
+    """Bytes flipped, cut out or zeroed anywhere: probe and a full decode end in a result or a MediaError, within limits."""
+    path, mutant = tmp_path / "clip.mp4", tmp_path / "mutant.mp4"
+    rng = np.random.default_rng(7)
+    with Writer(path, 64, 48, Fraction(1, 25), gop_s=0.4) as writer:
+        for k in range(40):
+            writer.add(rng.integers(0, 255, (48, 64, 3), np.uint8), k)
+    data, n_errors = path.read_bytes(), 0
+    with DecoderPool(wall_s=30) as pool:
+        for number in range(60):
+            changed = bytearray(data)
+            at = int(rng.integers(len(data) - 300)) if number % 3 else int(rng.integers(data.index(b"moov"), len(data) - 300))
+            if number % 2:
+                changed[at : at + int(rng.integers(1, 200))] = b""
+            else:
+                changed[at : at + 4] = rng.bytes(4)
+            mutant.write_bytes(changed)
+            try:
+                pool.run("infra.video:probe", mutant)
+                for frames in pool.stream("infra.video:decode", mutant):
+                    assert frames.rgb.shape[1:] == (48, 64, 3)
+            except MediaError as error:
+                n_errors += 1
+                assert "mutant.mp4" in str(error)
+    assert 20 < n_errors < 60
