@@ -64,7 +64,7 @@ class Checkpoint:
                 raise ArtefactError(f"checkpoint version {version!r}; this camloop reads {VERSION}")
             return cls(**{**document, "history": tuple(document["history"])})
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
-            raise ArtefactError(f"not a checkpoint: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise ArtefactError(f"not a checkpoint: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def save(store: Store, run_id: str, checkpoint: Checkpoint) -> None:

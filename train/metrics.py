@@ -127,7 +127,7 @@ def metric_interval(counts: Array, metric: str, labels: Sequence[str], seed: int
     statistic, number = find(metric, labels)
     matters = counts.sum((1, 2)) if number is None or metric.startswith("precision") else counts[:, number].sum(-1)
     kept = counts[matters > 0]
-    flat = kept.reshape(len(kept), -1)
+    flat = kept.reshape(len(kept), len(labels) ** 2)
     return cluster_interval(flat, statistic, _half_right, n=int(matters.sum()), seed=seed, bounds=(0.0, 1.0))
 
 

@@ -85,12 +85,11 @@ def _slices(report: Report) -> str:
     return html.table(("slice", "metric", "0 to 1", "value, interval", "frames", "groups", "verdict"), rows)
 
 
-def _bounds(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
+def _bounds(value: float | None, low: float | None, high: float | None, sign: str = "") -> Markup:
     if value is None:
-        return "no figure"
-    if low is None or high is None:
-        return f"{value:{sign}.3f}, no interval"
-    return f"{value:{sign}.3f}  [{low:{sign}.3f}, {high:{sign}.3f}]"
+        return Markup("no figure")
+    bounds = "no interval" if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
+    return Markup(f'<span style="white-space:nowrap"><b>{value:{sign}.3f}</b> <span class="soft">{bounds}</span></span>')
 
 
 def _notes(report: Report) -> list[str]:
@@ -106,27 +105,28 @@ def _notes(report: Report) -> list[str]:
 def _confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """Return the confusion matrix as a picture: a row per truth, shaded by its share of the row."""
     n, left, top = len(labels), 90, 40
+    cell = max(_CELL_PX, 150 // n)
     parts = [f'<text class="soft" x="{left}" y="14">predicted</text>']
     for i, name in enumerate(labels):
         short = html.text(name if len(name) < 13 else name[:11] + "..")
-        middle = i * _CELL_PX + _CELL_PX / 2
+        middle = i * cell + cell / 2
         parts.append(f'<text x="{left - 8}" y="{top + middle + 4}" text-anchor="end">{short}</text>')
         parts.append(f'<text x="{left + middle}" y="{top - 6}" text-anchor="middle">{short[:7]}</text>')
         total = max(sum(counts[i]), 1)
         for j, count in enumerate(counts[i]):
             share = count / total
             colour = "var(--good)" if i == j else "var(--bad)"
-            place = f'x="{left + j * _CELL_PX}" y="{top + i * _CELL_PX}" width="{_CELL_PX - 2}" height="{_CELL_PX - 2}" rx="4"'
+            place = f'x="{left + j * cell}" y="{top + i * cell}" width="{cell - 2}" height="{cell - 2}" rx="4"'
             parts.append(f'<rect {place} fill="var(--open-bg)"/><rect {place} fill="{colour}" opacity="{share * 0.85:.3f}"/>')
-            x, y = left + j * _CELL_PX + _CELL_PX / 2 - 1, top + i * _CELL_PX + _CELL_PX / 2 + 4
+            x, y = left + j * cell + cell / 2 - 1, top + i * cell + cell / 2 + 4
             parts.append(f'<text x="{x}" y="{y}" text-anchor="middle">{share:.0%}</text>' if count else "")
-    width, height = left + n * _CELL_PX + 4, top + n * _CELL_PX + 4
+    width, height = left + n * cell + 4, top + n * cell + 4
     svg = f'<svg viewBox="0 0 {width} {height}" width="{width}" style="max-width:100%" role="img">{"".join(parts)}</svg>'
     return f'<div class="card"><h3>Confusion, share of each truth</h3>{svg}</div>'
 
 
 def _curves(history: Sequence[Mapping[str, float | None]]) -> str:
-    names = {"training loss": "train_loss", "validation loss": "val_loss", "validation accuracy": "val_accuracy"}
+    names = {"training loss": "train_loss", "val loss": "val_loss", "val accuracy": "val_accuracy"}
     series = {
         title: [float(value) for row in history if (value := row.get(name)) is not None] for title, name in names.items()
     }
