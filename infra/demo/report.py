@@ -208,10 +208,10 @@ def _way_back(catalog: Catalog, facts: Mapping[str, Facts], judged: Facts) -> st
     if clips.is_empty():
         return "<h2>The way back</h2><p>The model was sure of everything; no clip came back.</p>"
     clip = clips.row(0, named=True)
-    captures = catalog.scan("captures").filter(pl.col("clip_id") == clip["clip_id"]).sort("pts").collect()
-    last = captures.row(captures.height - 1, named=True)
     sidecar = Sidecar.from_json(catalog.store.get(clip["key"].rsplit(".", 1)[0] + ".json"))
     said = dict(sidecar.outbox or {})
+    captures = catalog.scan("captures").filter(pl.col("clip_id") == clip["clip_id"]).sort("pts").collect()
+    frame = captures.filter(pl.col("sensor_ns") == said["sensor_ns"]).row(0, named=True)
     report, lineage = judged["report"], judged["report"]["detail"]["lineage"]
     n_rows = facts.get("select-2", facts["select"])["train"]["n_rows"]
     steps = [
@@ -220,11 +220,12 @@ def _way_back(catalog: Catalog, facts: Mapping[str, Facts], judged: Facts) -> st
         f"That bundle was judged by report {judged['report_id']} on data set {report['dataset']!r}.",
         f"It was trained on selection {lineage['selection_id']}: {n_rows} labelled intervals.",
         f"The clip is {clip['clip_id']}, the first half of the SHA-256 of its bytes, from camera {clip['camera_id']}.",
-        f"The frame is pts {last['pts']} of it; its sensor time is {last['sensor_ns']:,} ns on the clock of boot {clip['boot_id']}.",
+        f"The frame is pts {frame['pts']} of it: sensor time {frame['sensor_ns']:,} ns on the clock of boot {clip['boot_id']}.",
     ]
     items = "".join(f"<li>{page.text(step)}</li>" for step in steps)
-    picture = page.tiles([_bare(catalog, clip["clip_id"], last["pts"])])
-    return f'<h2>The way of one live prediction back to its sensor frame</h2><ol class="way">{items}</ol>{picture}'
+    picture = page.tiles([_bare(catalog, clip["clip_id"], frame["pts"])])
+    title = "The way of one live prediction back to its sensor frame"
+    return f'<h2>{title}</h2><ol class="way">{items}</ol>{picture}'
 
 
 def _bare(catalog: Catalog, clip_id: str, pts: int) -> str:
