@@ -82,6 +82,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop curate`."""
     from contextlib import nullcontext
+    from functools import partial
 
     from curate import jobs, openclip, pipeline, plan
     from curate.run import curate as work
@@ -102,10 +103,11 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
             name, _ = openclip.describe(options.embedder_path, options.embedder_model)
             run.inputs["openclip"] = {"source": name, "path": str(options.embedder_path), "model_name": options.embedder_model}
         address = arguments.ray_address or context.settings.ray_address
+        by_ray = partial(jobs.run_ray, restarts=jobs.RETRIES if address else 0)
         with jobs.cluster(address) if needs_ray else nullcontext(1) as cpus, out.progress(len(made.works), "clips") as task:
             result = work(
                 catalog, options, context.settings, clock=context.clock, cpus=cpus, max_failures=arguments.max_failures,
-                engine=jobs.run_ray if needs_ray else pipeline.run_local, advance=task.advance,
+                engine=by_ray if needs_ray else pipeline.run_local, advance=task.advance,
             )  # fmt: skip
         run.outputs.update(clips=result.tally.clips, rows=result.tally.rows, n_failed=len(result.tally.failed))
     _say_result(context, result)
@@ -212,7 +214,8 @@ def run_query(arguments: argparse.Namespace, context: Context) -> int:
         shown = view.lazy().head(arguments.list).collect()
         document["rows"] = shown.to_dicts()
         useful = [name for name in _LISTED if name in shown.columns and shown[name].null_count() < shown.height]
-        useful += [name for name in shown.columns if name.startswith("n_") and any(shown[name].fill_null(0))][: 10 - len(useful)]
+        counts = [name for name in shown.columns if name.startswith("n_") and any(shown[name].fill_null(0))]
+        useful += [name for name in counts if name not in useful][: 10 - len(useful)]
         out.table("", useful, shown.select(useful).iter_rows())
     if arguments.csv:
         import polars as pl

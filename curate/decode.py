@@ -90,8 +90,9 @@ class Decode:
 
     def _batch(self, work: Work, part: Part) -> Batch:
         n = len(part["pts"])
-        return {**self._columns(work, n, b""), **{name: np.asarray(part[name], np.float64) for name in scan.MEASURES if name in part},
-                "pts": part["pts"], **{name: part[name] for name in self._sizes_px}}  # fmt: skip
+        measures: Batch = {name: np.asarray(part[name], np.float64) for name in scan.MEASURES if name in part}
+        pixels = {name: part[name] for name in self._sizes_px}
+        return {**self._columns(work, n, b""), **measures, "pts": part["pts"], **pixels}
 
     def _end(self, work: Work, end: Mapping[str, Any]) -> Batch:
         measures = {name: np.full(1, np.nan) for name in scan.MEASURES} if self._every_s is not None else {}

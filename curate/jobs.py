@@ -76,11 +76,17 @@ class Worker:
         return (part for work in batch["work"] for part in self._call(pickle.loads(work)))
 
 
-def run_ray(works: Sequence[Work], stages: Sequence[Stage]) -> Iterator[Batch]:
+def run_ray(works: Sequence[Work], stages: Sequence[Stage], *, restarts: int = 0) -> Iterator[Batch]:
     """Run the table on the cluster that `cluster` joined; yield numpy batches without pixels, in any order.
 
+    Args:
+        works: the clips.
+        stages: the table.
+        restarts: how often a batch may be tried again whose worker died: 0 on one machine, where the next run does it;
+            `RETRIES` on a cluster, where machines come and go.
+
     Raises:
-        JobError: a worker failed in a way that is no clip's fault, or died more than `RETRIES` times.
+        JobError: a worker failed in a way that is no clip's fault, or died once too often.
     """
     import ray.data
     from ray.data import DataContext
@@ -95,7 +101,7 @@ def run_ray(works: Sequence[Work], stages: Sequence[Stage]) -> Iterator[Batch]:
     given = [{"work": pickle.dumps(work)} for work in works]
     rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(works), MOST_BLOCKS)))
     for stage in stages:
-        rows = _mapped(rows, stage)
+        rows = _mapped(rows, stage, restarts)
     try:
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
             yield {name: np.asarray(column) for name, column in batch.items() if not name.endswith("_rgb")}
@@ -106,10 +112,10 @@ def run_ray(works: Sequence[Work], stages: Sequence[Stage]) -> Iterator[Batch]:
         raise JobError(f"a Ray worker failed: {last}; what was finished is committed, the same command goes on") from error
 
 
-def _mapped(rows: Any, stage: Stage) -> Any:
+def _mapped(rows: Any, stage: Stage, restarts: int) -> Any:
     least, most = stage.workers
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the named parameters that Ray 2.60 asks for lack this one
+        warnings.simplefilter("ignore", DeprecationWarning)  # the named parameters that Ray 2.60 asks for lack these two
         return rows.map_batches(
             Worker,
             fn_constructor_args=(stage.make,),
@@ -117,5 +123,6 @@ def _mapped(rows: Any, stage: Stage) -> Any:
             batch_format="numpy",
             num_cpus=stage.num_cpus,
             concurrency=(least, most) if most > least else least,
-            max_task_retries=RETRIES,
+            max_restarts=-1 if restarts else 0,
+            max_task_retries=restarts,
         )

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from curate import detect, factors, openclip, scan
+from curate import detect, factors, openclip, quality, scan
 from curate.detect import Weights
 from infra import keys
 from infra.catalog import Catalog
@@ -80,7 +80,9 @@ class Options:
             return keys.fingerprint(step, detect.VERSION, settings | least, self.detector.sha256 if self.detector else None)
         if step == "embed":
             return keys.fingerprint(step, openclip.VERSION, settings, self.embedder.sha256 if self.embedder else None)
-        return keys.fingerprint(step, TAG_VERSION, settings | {"sheet": self.sheet.text_sha256, "code": factors.VERSION}, None)
+        lighting = [quality.PITCH_DARK, quality.NIGHT, quality.DUSK, quality.GREY]
+        code = {"sheet": self.sheet.text_sha256, "code": factors.VERSION, "lighting": lighting}
+        return keys.fingerprint(step, TAG_VERSION, settings | code, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -302,7 +302,7 @@ def _frame_seconds(catalog: tables.Catalog) -> pl.LazyFrame:
 
 
 def _timed(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
-    joined = frames.join(_frame_seconds(catalog), on="clip_id", how="left")
+    joined = frames.join(_frame_seconds(catalog), on="clip_id", how="left", maintain_order="left")
     return joined.with_columns(**{TIME: pl.col("frame_s") / pl.col("p_keep")}).drop("tick_s", "frame_s")
 
 
@@ -334,7 +334,11 @@ def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
         clips.select("clip_id", *own), on="clip_id", how="left"
     )
     timed = joined.join(_frame_seconds(catalog).select("clip_id", "tick_s"), on="clip_id", how="left")
-    return timed.with_columns(**{TIME: (pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")}).drop("tick_s", "pts")
+    return (
+        timed.with_columns(**{TIME: (pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")})
+        .drop("tick_s", "pts")
+        .sort("clip_id", "start_pts", "label")
+    )
 
 
 def _scanned_s(catalog: tables.Catalog) -> float:

@@ -51,7 +51,7 @@ def tag(catalog: Catalog, clip_ids: Sequence[str], sheet: Sheet, embedder: OpenC
     frames = _of(catalog.scan("frames"), clip_ids).sort(_KEY).collect()
     for factor in sheet.factors:
         if factor.origin == "lighting":
-            made.append(_row(factor, frames, pl.Series(quality.lighting_of(frames))))
+            made.append(_row(factor, frames, pl.Series(_lighting(frames), dtype=pl.String)))
         elif factor.origin == "rule":
             rows = _of(frames_view(catalog, min_score=factor.min_score, classes=_classes(factor)), clip_ids)
             named = rows.select(*_KEY, name=factors.by_rules(factor, rows.collect_schema())).sort(_KEY).collect()
@@ -61,6 +61,11 @@ def tag(catalog: Catalog, clip_ids: Sequence[str], sheet: Sheet, embedder: OpenC
     empty = pl.DataFrame(schema={"clip_id": pl.String, "pts": pl.Int64, "factor": pl.String, "name": pl.String,
                                  "score": pl.Float32, "source": pl.String})  # fmt: skip
     return pl.concat([empty, *made])
+
+
+def _lighting(frames: pl.DataFrame) -> list[str | None]:
+    measures = frames.select("brightness", "colourfulness").iter_rows()
+    return [None if None in pair else quality.lighting(*pair) for pair in measures]
 
 
 def _of(rows: pl.LazyFrame, clip_ids: Sequence[str]) -> pl.LazyFrame:

@@ -43,7 +43,13 @@ def make_tiny_detector(path: Path, *, names: Sequence[str] = ("person", "car"), 
         [numpy_helper.from_array(boxes, "boxes"), numpy_helper.from_array(weights, "weights")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    facts = {"task": "detect", "names": str(dict(enumerate(names))), "imgsz": f"[{size_px}, {size_px}]", "stride": "32", "batch": "1"}
+    facts = {
+        "task": "detect",
+        "names": str(dict(enumerate(names))),
+        "imgsz": f"[{size_px}, {size_px}]",
+        "stride": "32",
+        "batch": "1",
+    }
     for key, value in facts.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value

@@ -18,7 +18,9 @@ AddClip = Callable[..., str]
 LEVELS = list(range(100, 120))  # 20 frames, 2 s
 
 
-def scanned(catalog: Catalog, clip_id: str, lighting: str | None, *, n_frames: int = 4, p_keep: float = 0.2, persons: int = 0) -> None:
+def scanned(
+    catalog: Catalog, clip_id: str, lighting: str | None, *, n_frames: int = 4, p_keep: float = 0.2, persons: int = 0
+) -> None:
     """Write what scan, detect and tag would: every fifth frame looked at, some persons in each."""
     pts = [5 * i for i in range(n_frames)]
     frames = [{"clip_id": clip_id, "pts": p, "brightness": 100.0, "p_keep": p_keep} for p in pts]
