@@ -81,7 +81,7 @@ def read_weights(path: Path) -> Weights:
             raise UsageError(f"{sidecar} is about {document.get('sha256')}, but {path.name} hashes to {sha256}")
     known = KNOWN_WEIGHTS.get(sha256)
     return Weights(
-        path=path,
+        path=path.resolve(),  # workers may stand in another folder
         sha256=sha256,
         status="known" if known else "declared" if document else "unknown",
         note=known or document.get("note", "declared by its sidecar" if document else "a hash that nobody could verify"),

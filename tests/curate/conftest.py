@@ -73,7 +73,7 @@ def write_clip(path: Path, levels: Sequence[int]) -> Path:
 
 @pytest.fixture
 def add_clip(tmp_path: Path) -> Callable[..., str]:
-    """Return a function that puts a clip into a catalog and returns its clip_id; bytes instead of levels are put as they are."""
+    """Return a function that puts a clip into a catalog and returns its clip_id; bytes are put as they are."""
 
     def add(catalog: Catalog, name: str, content: Sequence[int] | bytes, *, camera_id: str = "cam1", **columns: object) -> str:
         path = tmp_path / f"{name}.mp4"
@@ -90,8 +90,8 @@ def add_clip(tmp_path: Path) -> Callable[..., str]:
         facts: dict[str, object] = {"recording_id": name, **columns}
         clip = Clip(
             clip_id=clip_id, key=key, source_name=path.name, container="mp4", camera_id=camera_id, time_base_num=1,
-            time_base_den=RATE, first_pts=0, end_pts=n_frames, n_frames=n_frames, width_px=WIDTH, height_px=HEIGHT, codec="h264",
-            n_bytes=path.stat().st_size, sha256=sha256, **facts,  # type: ignore[arg-type]
+            time_base_den=RATE, first_pts=0, end_pts=n_frames, n_frames=n_frames, width_px=WIDTH, height_px=HEIGHT,
+            codec="h264", n_bytes=path.stat().st_size, sha256=sha256, **facts,  # type: ignore[arg-type]
         )  # fmt: skip
         row = {**dataclasses.asdict(clip), "camera_number": 1}
         catalog.commit({"clips": [row]}, [Done("clip", clip_id, "register", "f", 1, 1)])

@@ -201,7 +201,8 @@ from infra.store import DirStore
 from pathlib import Path
 collect.CLIPS = 1
 catalog = open_catalog(DirStore(Path(sys.argv[1])))
-wanted = Options(steps=("scan", "detect"), detector=read_weights(Path(sys.argv[2])), sheet=factors.parse(factors.DEFAULT), every_s=0.1)
+sheet = factors.parse(factors.DEFAULT)
+wanted = Options(steps=("scan", "detect"), detector=read_weights(Path(sys.argv[2])), sheet=sheet, every_s=0.1)
 curate(catalog, wanted, Settings(), advance=lambda n, note: print(n, flush=True))
 """
 

@@ -92,7 +92,7 @@ cells = st.dictionaries(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 3)
 
 @given(counts=cells, n=st.integers(0, 300))
 def test_quotas_keep_their_promises(counts: dict[Cell, int], n: int) -> None:
-    """Never more than found; balanced cells that are not short differ by at most one; undersampling loses nobody it could take."""
+    """Never more than found; balanced cells that are not short differ by at most one; undersampling takes all it can."""
     even = quotas(counts, n, ["a", "b"], "balanced")
     assert all(even.per_cell[cell] <= found for cell, found in counts.items())
     full = [quota for cell, quota in even.per_cell.items() if quota < counts[cell]]

@@ -35,9 +35,7 @@ rows = st.lists(st.tuples(st.sampled_from([f"g{i}" for i in range(12)]), st.samp
 
 
 @given(rows=rows, seed=st.integers(0, 3), data=st.data())
-def test_no_part_is_empty_and_order_does_not_matter(
-    rows: list[tuple[str, str | None]], seed: int, data: st.DataObject
-) -> None:
+def test_no_part_is_empty_and_order_does_not_matter(rows: list[tuple[str, str | None]], seed: int, data: st.DataObject) -> None:
     """With at least as many groups as parts each part has a group; shuffled rows give the same split."""
     groups, strata = [group for group, _ in rows], [stratum for _, stratum in rows]
     if len(set(groups)) < 3:
@@ -64,7 +62,9 @@ def test_a_split_by_groups_never_leaks_them(groups: list[str], seed: int) -> Non
         assert leaks([parts[group] for group in groups], {"group": groups}) == []
 
 
-@pytest.mark.parametrize("text", ["train=.6,val=.2", "train=.5,dev=.5", "train=1,train=0", "train=x,test=.5", "train=1.2,test=-.2"])
+@pytest.mark.parametrize(
+    "text", ["train=.6,val=.2", "train=.5,dev=.5", "train=1,train=0", "train=x,test=.5", "train=1.2,test=-.2"]
+)
 def test_a_wrong_split_is_refused(text: str) -> None:
     """Shares that do not add up, unknown or doubled parts, and numbers that are none."""
     with pytest.raises(QueryError):
