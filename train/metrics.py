@@ -193,8 +193,9 @@ def _t_interval(sums: Array, statistic: Statistic, imagined: Callable[[Array], A
     total = everything.sum(-2)
     value = statistic(total)
     without = statistic(total[..., None, :] - everything)
-    deviation = without - np.nanmean(without, -1, keepdims=True)
-    error = np.sqrt(n_groups / (n_groups + 1) * np.nansum(deviation**2, -1))
+    known = ~np.isnan(without)  # a rare class may be gone with its only group
+    mean = np.where(known, without, 0.0).sum(-1, keepdims=True) / np.maximum(known.sum(-1, keepdims=True), 1)
+    error = np.sqrt(n_groups / (n_groups + 1) * np.where(known, (without - mean) ** 2, 0.0).sum(-1))
     half = student_t(n_groups) * error
     return np.asarray(np.clip(np.stack([value - half, value + half]), *bounds), np.float64)
 

@@ -60,7 +60,7 @@ def test_from_real_clips_to_a_verdict(
     action_store: Callable[..., tuple[Catalog, Selection]], camloop: Commands, tmp_path: Path
 ) -> None:
     """cctv_fight: train, go on, export, evaluate with gate and page; 12 or more groups; twice gives the same model."""
-    catalog, selection = action_store("cctv_fight", "source_video", (5, 1, 4))
+    catalog, _selection = action_store("cctv_fight", "source_video", (5, 1, 4))
     store = ("--store", catalog.store.url)
     (tmp_path / "brief.py").write_text(
         "import dataclasses\nfrom train.recipes import cctv_small\n"

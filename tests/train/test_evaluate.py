@@ -198,7 +198,7 @@ def test_the_page_is_self_contained(judged: tuple[Report, pl.DataFrame]) -> None
 
 def test_figures_and_predictions_are_kept_once(judged: tuple[Report, pl.DataFrame], dots: World) -> None:
     """The report is in the store, its figures in `reports`, predictions once; the reuse of the rows is counted."""
-    catalog, selection = dots
+    catalog, _selection = dots
     report, predictions = judged
     part = report.detail["evaluation_part"]
     assert reuse_count(catalog, part) == 0

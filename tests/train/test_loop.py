@@ -25,7 +25,8 @@ def test_it_learns_a_direction(dots_run: Run) -> None:
     """A square that moves left or right: no frame tells, the GRU gets nearly all validation windows right."""
     plan, footage, last = dots_run
     assert plan.labels == ("left", "right") and footage.failed == {}
-    assert last.finished and last.history[last.best_epoch - 1]["val_accuracy"] > 0.9
+    accuracy = last.history[last.best_epoch - 1]["val_accuracy"]
+    assert last.finished and accuracy is not None and accuracy > 0.9
 
 
 @pytest.mark.parametrize("killed_at", [1, 9, 23])

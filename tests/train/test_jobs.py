@@ -1,0 +1,62 @@
+"""The same run in a Ray Train worker: equal bits, also when the worker is killed on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from infra.artefacts import Selection
+from infra.catalog import Catalog
+from infra.store import MemoryStore
+from train import checkpoint, jobs
+from train.checkpoint import Checkpoint
+
+Run = tuple[jobs.Plan, jobs.Footage, Checkpoint]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """Start Ray with one worker's worth of processors on this machine."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_ray_worker_goes_on_to_the_same_bits(
+    dots: tuple[Catalog, Selection], dots_run: Run, tmp_path: Path
+) -> None:
+    """The worker is killed after its first epoch; Ray starts another, and the last weights equal those of the plain loop."""
+    catalog, selection = dots
+    _, footage, _ = dots_run
+    recipe = dataclasses.replace(dots_run[0].recipe, name="ray", epochs=4)
+    plan = jobs.plan("dots", selection, recipe)
+    plain = jobs.run(MemoryStore(), plan, footage)
+    killed: list[int] = []
+
+    def kill_after_first_epoch() -> None:
+        while checkpoint.load(catalog.store, plan.run_id) is None:
+            time.sleep(0.05)
+        mine = psutil.Process().children(recursive=True)
+        killed.extend(p.pid for p in mine if any("TrainWorker" in part for part in p.cmdline()))
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_after_first_epoch, daemon=True)
+    thread.start()
+    run_id = jobs.ray_run(catalog.store.url, "dots", recipe, num_cpus=1, storage=str(tmp_path))
+    thread.join(timeout=5)
+    last = checkpoint.load(catalog.store, run_id)
+    assert run_id == plan.run_id and last is not None and last.finished and len(killed) == 1
+    assert all(torch.equal(last.model[name], value) for name, value in plain.model.items())
