@@ -144,7 +144,7 @@ class Distribution:
         table: `by` columns, then rows, share_rows, footage_s (seconds), share_footage.
         n_rows: all rows of the view.
         footage_s: the seconds that they stand for.
-        denominator_s: seconds of all footage that was scanned (from `gops`), looked at or not.
+        denominator_s: seconds of all footage: for frames what was scanned (from `gops`), looked at or not.
     """
 
     by: tuple[str, ...]
@@ -233,7 +233,7 @@ class View:
             footage_s="footage_s",
             share_footage=pl.col("footage_s") / (footage_s or 1.0),
         )
-        return Distribution(tuple(by), table, n_rows, footage_s, _scanned_s(self.footage.catalog))
+        return Distribution(tuple(by), table, n_rows, footage_s, _denominator_s(self.footage, self.unit))
 
     def sample(
         self,
@@ -341,7 +341,11 @@ def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _scanned_s(catalog: tables.Catalog) -> float:
-    """Return the seconds of all groups of pictures that were scanned."""
-    spans = catalog.scan("gops", ["clip_id", "start_pts", "end_pts"]).join(_frame_seconds(catalog), on="clip_id")
-    return float(spans.select(((pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")).sum()).collect().item() or 0.0)
+def _denominator_s(footage: Footage, unit: Unit) -> float:
+    """Return the seconds of all footage that is not held out: for frames what was scanned (`gops`), else all clips."""
+    visible = View(footage, "clip").lazy().select("clip_id", TIME)
+    if unit != "frame":
+        return float(visible.select(pl.col(TIME).sum()).collect().item())
+    spans = footage.catalog.scan("gops", ["clip_id", "start_pts", "end_pts"]).join(visible, on="clip_id", how="semi")
+    timed = spans.join(_frame_seconds(footage.catalog), on="clip_id")
+    return float(timed.select(((pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")).sum()).collect().item())
