@@ -1,6 +1,6 @@
 """How fast curation is: the plain loop, two processes of it, and Ray Data, on the same clips; start-up apart.
 
-    .venv/bin/python tests/bench/curate.py [--data ../shared/data] [--every-s 1] [--json]
+    .venv/bin/python tests/bench/curation.py [--data ../shared/data] [--every-s 1] [--json]
 
 Each way curates copies of the same real clips with real YOLO weights into a fresh store. Reported are frames looked at
 per second of working time (first batch to last), and what starting cost. Look at the load of the machine first.
