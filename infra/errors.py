@@ -7,6 +7,7 @@ CamloopError                      a message with the value, the legal values and
  +- MissingExtra      exit 2      an extra of the distribution is not installed
  +- StoreError        exit 1      the object store or the network to it
  |   +- ObjectMissing             no object under that key (deleted, expired, never written)
+ |   +- StoreForbidden            the credentials lack the right; also S3's answer about a missing key to who may not list
  |   +- ObjectExists              put_if_absent found an object already there: look, do not retry
  |   +- ObjectChanged             put_if_match met another version
  |   +- StoreIncapable            the store cannot do what the command needs (failed self-test)
@@ -59,6 +60,10 @@ class StoreError(CamloopError):
 
 class ObjectMissing(StoreError):
     """No object lies under the key."""
+
+
+class StoreForbidden(StoreError):
+    """The credentials may not do this. S3 says the same of a missing object to whoever may not list the bucket."""
 
 
 class ObjectExists(StoreError):

@@ -31,7 +31,7 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 from botocore.session import Session
 
 from infra import selftest
-from infra.errors import ObjectChanged, ObjectExists, ObjectMissing, SettingsError, StoreError
+from infra.errors import ObjectChanged, ObjectExists, ObjectMissing, SettingsError, StoreError, StoreForbidden
 from infra.keys import check_key, new_id
 from infra.objects import Capabilities, PresignMethod, Stat, check_range, check_readable, file_sha256
 from infra.s3_errors import MISSING, NO_ANSWER, code_of, explained, status_of
@@ -251,7 +251,7 @@ class S3Store:
         try:
             with self._explained(key):
                 found = self._s3.head_object(**self._at(key))
-        except ObjectMissing:
+        except (ObjectMissing, StoreForbidden):  # forbidden: missing, to who may not list
             return None
         if found.get("Metadata", {}).get(_TOKEN) != token or found["ContentLength"] != n_bytes:
             return None
@@ -259,8 +259,9 @@ class S3Store:
 
     def _put_parts(self, key: str, path: Path, n_bytes: int) -> Stat:
         token, checks = new_id(), self._checks()
-        if self.head(key) is not None:  # spare the upload; the completion below is what decides
-            raise ObjectExists(f"object {key!r} exists in {self.url}")
+        with contextlib.suppress(StoreForbidden):  # missing, to who may not list
+            if self.head(key) is not None:  # spare the upload; the completion below is what decides
+                raise ObjectExists(f"object {key!r} exists in {self.url}")
         kind = {"ChecksumAlgorithm": "SHA256"} if checks else {}
         with self._explained(key):
             upload = self._s3.create_multipart_upload(**self._at(key), Metadata={_TOKEN: token}, **kind)["UploadId"]

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError  # noqa: A004
 from urllib3.exceptions import HTTPError
 
-from infra.errors import ObjectMissing, StoreError
+from infra.errors import ObjectMissing, StoreError, StoreForbidden
 from infra.log import mask
 
 NO_ANSWER = (ConnectionError, HTTPClientError, HTTPError)
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+FORBIDDEN = frozenset({"403", "AccessDenied"})
 _REMEDIES: Mapping[str, str] = {
     "NoSuchBucket": "make the bucket or correct --store",
     "AccessDenied": "check the key's or role's rights on this prefix",
@@ -41,6 +42,7 @@ def explained(url: str, endpoint: str, key: str) -> Iterator[None]:
 
     Raises:
         ObjectMissing: there is no such key.
+        StoreForbidden: the credentials lack the right, or the key is missing and they may not list.
         StoreError: anything else, with the cause kept.
     """
     try:
@@ -51,7 +53,8 @@ def explained(url: str, endpoint: str, key: str) -> Iterator[None]:
             raise ObjectMissing(f"no object {key!r} in {url}") from error
         detail = mask(str(error.response.get("Error", {}).get("Message", "")))
         remedy = _REMEDIES.get(code, "see the store's own log")
-        raise StoreError(f"store {url}: {key!r}: {code} {detail}; {remedy}") from error
+        kind = StoreForbidden if code in FORBIDDEN else StoreError
+        raise kind(f"store {url}: {key!r}: {code} {detail}; {remedy}") from error
     except NoCredentialsError as error:
         raise StoreError(
             f"store {url}: no credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from infra.errors import ObjectChanged, ObjectExists, StoreIncapable
+from infra.errors import ObjectChanged, ObjectExists, StoreForbidden, StoreIncapable
 from infra.keys import new_id
 
 if TYPE_CHECKING:
@@ -71,6 +71,6 @@ def put_if_match(store: Store) -> bool:
             try:
                 store.put_if_match(target, b"3", first.etag)
                 store.delete(target)
-            except ObjectChanged:
+            except (ObjectChanged, StoreForbidden):  # forbidden: missing, to who may not list
                 refused += 1
         return refused == 2 and store.get(key) == b"2"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.errors import SettingsError, StoreError
+from infra.errors import SettingsError, StoreError, StoreForbidden
 from infra.settings import Settings
 from infra.store import DirStore, Store, open_store
 from serve.repository import PREFIX
@@ -88,6 +88,8 @@ def _store_fetcher(store: Store) -> FetcherInterface:
         def _fetch(self, url: str) -> Iterator[bytes]:
             try:
                 found = store.head(url)
+            except StoreForbidden as error:  # S3's word for a missing object to who may not list
+                raise DownloadHTTPError(f"{store.url}: {error}", 403) from error
             except StoreError as error:
                 raise DownloadError(f"{store.url}: {error}") from error
             if found is None:
