@@ -172,7 +172,8 @@ def build_image_text(
     write_sidecar(target / WEIGHTS, {
         "note": "camloop demo image-text model: a small ResNet and text transformer, learnt on the simulated world",
         "licence": LICENCE, "size_px": SIZE_PX, "seed": seed, "zero_shot_accuracy": scores, "prompts": PROMPTS,
-        "epochs": epochs, "learned_from": f"{len(rgb)} frames", "scored_on": f"{max(n_recordings // 4, 4) * 4} frames of other sites",
+        "epochs": epochs, "learned_from": f"{len(rgb)} frames",
+        "scored_on": f"{max(n_recordings // 4, 4) * 4} frames of other sites",
         "filmed_s": round(filmed_s), "trained_s": round(trained_s), "threads": threads,
         "made_by": f"{COMMAND} --only openclip --seed {seed} --recordings {n_recordings} --epochs {epochs}",
     })  # fmt: skip
