@@ -149,7 +149,7 @@ def cameras_toml(cameras: Sequence[Camera]) -> str:
     blocks = []
     for camera in cameras:
         fields = {"id": camera.camera_id, "site": camera.site, "angle": camera.angle, "indoor": camera.indoor,
-                  "host_id": host_id(camera), "time_zone": "UTC", "place": camera.kind, "simulated": "yes"}  # fmt: skip
+                  "host_id": host_id(camera), "time_zone": "UTC", "place": camera.kind, "world": "simulated"}  # fmt: skip
         blocks.append("[[camera]]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))
     return "\n".join(blocks)
 

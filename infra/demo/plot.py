@@ -133,8 +133,9 @@ def register(story: Story) -> Facts:
     arrived = story.camloop("ingest", "--cameras", str(registry))
     story.say(f"{len(arrived['registered'])} clips registered: probed, hashed again, joined with their sidecars")
     curated = story.camloop(
-        "curate", "--weights", str(MODELS / "detector.onnx"), "--openclip-weights", str(MODELS / "openclip"), "--quiet"
-    )
+        "curate", "--weights", str(MODELS / "detector.onnx"), "--openclip-weights", str(MODELS / "openclip"),
+        "--factors", str(MODELS.parent / "factors.toml"),
+    )  # fmt: skip
     story.say(
         f"{curated['n_frames']} frames looked at; rows: " + ", ".join(f"{step} {n:,}" for step, n in curated["rows"].items())
     )
