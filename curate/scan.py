@@ -28,7 +28,7 @@ from infra import video
 from infra.errors import MediaError
 from infra.records import Index
 
-VERSION: Final = 1
+VERSION: Final = 2  # 2: colourfulness that burnt-in overlays cannot move
 PART: Final = 8  # frames that travel together: 10 MB at 640 px
 MEASURES: Final = ("brightness", "contrast", "blur", "colourfulness", "motion_score", "p_keep")
 READS: Final = ("path", "index")
