@@ -150,18 +150,49 @@ def test_measures_of_plain_pictures() -> None:
 
 @pytest.mark.parametrize(
     ("brightness", "colour", "named"),
-    [(120, 30, "day"), (80, 30, "day"), (79, 30, "dusk"), (50, 30, "dusk"), (49, 30, "night"), (49, 5, "infrared"),
-     (200, 5, "infrared"), (15, 0, "infrared"), (14, 0, "night"), (0, 0, "night"), (120, 6, "day")],
+    [(120, 30, "day"), (80, 30, "day"), (79, 30, "dusk"), (50, 30, "dusk"), (49, 30, "night"), (25, 1, "night"),
+     (25, 0.9, "infrared"), (24, 0, "night"), (0, 0, "night"), (200, 7.9, "infrared"), (200, 8, "day"), (120, 4.8, "day")],
 )  # fmt: skip
 def test_lighting_by_truth_table(brightness: float, colour: float, named: str) -> None:
-    """Thresholds are where the docstring says, bounds included below."""
+    """Thresholds are where the docstring says, bounds included below; what is grey goes by the share of brightness."""
     assert quality.lighting(brightness, colour) == named
 
 
+def test_burnt_in_colours_and_chroma_noise_do_not_colour_a_grey_picture() -> None:
+    """A logo in the margin, a clock across the picture and noise leave grey grey; a coloured tenth of the picture does not."""
+    luma = np.tile(np.linspace(30, 200, 320), (180, 1)).astype(np.int16)
+    noise = np.random.default_rng(0).integers(-4, 5, (180, 320, 3))
+    picture = (luma[..., None] + noise).clip(0, 255).astype(np.uint8)
+    clean = quality.colourfulness(picture)
+    assert 0 < clean < 1.5
+    picture[160:, :60] = (240, 90, 20)
+    assert quality.colourfulness(picture) == clean
+    picture[80:90, 60:220] = (255, 255, 0)
+    assert quality.colourfulness(picture) < 1.5
+    picture[60:120, 100:220] = (200, 60, 60)
+    assert quality.colourfulness(picture) > 100
+    assert quality.colourfulness(np.full((1, 900, 3), 7, np.uint8)) == 0
+
+
 @pytest.mark.real
-def test_lighting_of_ten_real_clips(shared_data: Path) -> None:
-    """Thresholds fixed beforehand name 6 of 10 clips as a person does: a result, kept whatever it is, with its errors."""
-    seen = tomllib.loads((Path(__file__).parents[1] / "real_lighting.toml").read_text())
+@pytest.mark.parametrize(
+    ("listed", "known"),
+    [
+        # Developed on these (version 1 had named 6 of them as a person does). Miss: a grey camera.
+        ("real_lighting.toml", {"mall_corridor_caviar": ("day", "infrared")}),
+        # Listed and measured once, after version 2 was fixed: 8 of 10. The target, all ten, is missed, and why is known.
+        (
+            "real_lighting_2.toml",
+            {
+                "car_overhead_day": ("day", "infrared"),  # grey asphalt fills the picture, often without a car
+                "camera_trap_ir_empty": ("infrared", "dusk"),  # an infrared picture with a purple tint, 10 % of its brightness
+            },
+        ),
+    ],
+)
+def test_lighting_of_ten_real_clips(shared_data: Path, listed: str, known: dict[str, tuple[str, str]]) -> None:
+    """Of ten clips named by a person beforehand, exactly the known ones are named otherwise: results, whatever they are."""
+    seen = tomllib.loads((Path(__file__).parents[1] / listed).read_text())
     wrong = {}
     for name, person in seen.items():
         *parts, _ = scan.scan_clip(shared_data / name, index=video.probe(shared_data / name).index, every_s=1.0, sizes_px={})
@@ -169,12 +200,8 @@ def test_lighting_of_ten_real_clips(shared_data: Path) -> None:
         named = Counter(quality.lighting(*pair) for pair in pairs).most_common(1)[0][0]
         if named != person:
             wrong[Path(name).stem] = (person, named)
-    assert wrong == {
-        "camera_trap_fog_ir": ("infrared", "day"),  # a coloured logo in the picture
-        "camera_trap_night_grass_still": ("infrared", "dusk"),  # the same
-        "Walk_10_1": ("night", "infrared"),  # so dark that colour is gone, yet above PITCH_DARK
-        "mall_corridor_caviar": ("day", "infrared"),  # a grey camera
-    }
+    assert len(seen) == 10
+    assert wrong == known
 
 
 @pytest.mark.real
