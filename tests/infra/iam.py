@@ -1,8 +1,8 @@
 """What AWS IAM would say to an S3 request, for tests: ministack checks signatures but keeps no policies.
 
 A proxy stands before the server and judges each request by a policy document, by the rules of the AWS manuals that our
-templates use: Allow and Deny with `*` in resources, the conditions of `CONDITIONS`; deny is the default and wins. As on AWS, who may
-not list is told 403 of an object that is not there, and a put with If-Match needs the right to read as well.
+templates use: Allow and Deny with `*` in resources, the conditions of `CONDITIONS`; deny is the default and wins. As on AWS,
+who may not list is told 403 of an object that is not there, and a put with If-Match needs the right to read as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from botocore.exceptions import ClientError
 from tests.faults.proxy import Proxy, proxy
 from tests.ministack_server import Ministack
 
-CONDITIONS = {("StringLike", "s3:prefix"), ("StringLikeIfExists", "s3:prefix"), ("Null", "s3:if-none-match"), ("Bool", "s3:ObjectCreationOperation")}
+CONDITIONS = {
+    ("StringLike", "s3:prefix"), ("StringLikeIfExists", "s3:prefix"), ("Null", "s3:if-none-match"),
+    ("Bool", "s3:ObjectCreationOperation"),
+}  # fmt: skip
 
 
 def matches(pattern: str, text: str) -> bool:
@@ -75,7 +78,9 @@ def asked(head: bytes) -> tuple[list[str], str, str, dict[str, str]]:
     if method == "DELETE":
         return ["s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject"], bucket, key, {}
     makes_it = not (query.keys() & {"uploads", "partNumber"})
-    context = {"s3:ObjectCreationOperation": str(makes_it).lower()} | ({"s3:if-none-match": "*"} if "if-none-match" in names else {})
+    context = {"s3:ObjectCreationOperation": str(makes_it).lower()}
+    if "if-none-match" in names:
+        context["s3:if-none-match"] = "*"
     return ["s3:PutObject", *(["s3:GetObject"] if "if-match" in names else [])], bucket, key, context
 
 

@@ -9,22 +9,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from curate import cameras
 from infra import keys
+from infra.catalog import open_catalog
 from infra.cli import main
 from infra.clock import SystemClock
 from infra.demo.card import fill
 from infra.errors import StoreError, StoreForbidden
 from infra.records import Sidecar
 from infra.s3 import S3Store
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
 from infra.store import open_store
 from ingest.spool import Spool
 from ingest.uploader import Retry, upload
@@ -137,14 +144,15 @@ class TestHostPolicy:
         """Reading others' clips and tables, replacing, listing and deleting one's own are all AccessDenied."""
         bucket = server.new_bucket()
         whole = open_store(f"s3://{bucket}/farm/a", Settings(s3=server.s3))
-        for key in ("clips/cam1/a.mp4", "clips/cam10/a.mp4", "tables/clips/part.parquet", "datasets/gestures.jsonl", "camloop.json"):
+        there = {"clips/cam1/a.mp4", "clips/cam10/a.mp4", "tables/clips/part.parquet", "datasets/few.jsonl", "camloop.json"}
+        for key in there:
             whole.put(key, b"1")
         with judged(server, rendered("host-policy.json", bucket)) as (between, _):
             store = Host(server, bucket, between.url).store
             assert store.get("clips/cam1/a.mp4") == b"1" and store.head("clips/cam1/a.mp4")
             forbidden = [
                 lambda: store.get("clips/cam10/a.mp4"), lambda: store.head("clips/cam10/a.mp4"),
-                lambda: store.get("tables/clips/part.parquet"), lambda: store.get("datasets/gestures.jsonl"),
+                lambda: store.get("tables/clips/part.parquet"), lambda: store.get("datasets/few.jsonl"),
                 lambda: list(store.list()), lambda: list(store.list("clips/cam1/")), lambda: store.delete("clips/cam1/a.mp4"),
                 lambda: store.put("clips/cam1/a.mp4", b"2"), lambda: store.put("releases/metadata/root.json", b"2"),
                 lambda: store.put("camloop.json", b"2"), lambda: store.put_if_absent("clips/cam10/b.mp4", b"2"),
@@ -152,9 +160,7 @@ class TestHostPolicy:
             for act in forbidden:
                 with pytest.raises(StoreForbidden, match=r"(AccessDenied|403)"):
                     act()
-        assert {stat.key for stat in whole.list()} == {
-            "clips/cam1/a.mp4", "clips/cam10/a.mp4", "tables/clips/part.parquet", "datasets/gestures.jsonl", "camloop.json",
-        }  # fmt: skip
+        assert {stat.key for stat in whole.list()} == there
         assert all(whole.get(stat.key) == b"1" for stat in whole.list())
 
     def test_releases_and_wishes_can_be_fetched(self, server: Ministack, tmp_path: Path) -> None:
@@ -182,8 +188,9 @@ def test_job_policy_is_enough_for_the_tables(
     bucket = server.new_bucket()
     fill(tmp_path / "card", 2, seed=5)
     with judged(server, rendered("job-policy.json", bucket)) as (between, refusals):
-        for name, value in (("CAMLOOP_S3_ENDPOINT", between.url), ("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")):
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CAMLOOP_S3_ENDPOINT", between.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
         for command in (
             ("ingest", str(tmp_path / "card")), ("curate", "--local", "--without", "detect", "embed"), ("query",),
@@ -239,3 +246,59 @@ def test_the_compose_file_names_things_that_exist() -> None:
     assert context == ROOT and (context / service["build"]["dockerfile"]).is_file()
     assert {volume.split(":")[0] for volume in service["volumes"]} >= set(document["volumes"])
     assert {"CAMLOOP_STORE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(service["environment"])
+
+
+def blocks(guide: str, kind: str) -> list[str]:
+    """Return the fenced blocks of a kind in a guide."""
+    text = (ROOT / "infra" / "docs" / "guides" / guide).read_text()
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def runs_as_written(guide: str, folder: Path, **environment: str) -> None:
+    """Run every `$` line of a guide in a folder; a program that fails fails the test."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
+    programs = [line[2:] for block in blocks(guide, "console") for line in block.splitlines() if line.startswith("$ ")]
+    assert programs
+    for program in programs:
+        done = subprocess.run(
+            program, shell=True, cwd=folder, env=given, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, f"{program}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+class TestGuides:
+    def test_cameras(self, tmp_path: Path) -> None:
+        """The commands and both cameras.toml of the guide work; the correction moves the hall's clips by an hour and a zone."""
+        first, later = blocks("cameras.md", "toml")
+        (tmp_path / "cameras.toml").write_text(first)
+        (tmp_path / "corrected.toml").write_text(later)
+        assert [row.clock_offset_s for row in cameras.parse(later).cameras["hall"].rows] == [-3600, 0]
+        runs_as_written("cameras.md", tmp_path)
+        catalog = open_catalog(open_store(str(tmp_path / "named")), create=False)
+        clips = catalog.scan("clips").collect()
+        for clip in clips.filter(clips["camera_id"] == "hall").iter_rows(named=True):
+            written = datetime.strptime(Path(clip["source_name"]).stem[-15:], "%Y%m%d_%H%M%S")
+            digits = written.replace(tzinfo=ZoneInfo("Europe/Paris"))
+            hours = 1 if digits < datetime(2027, 1, 13, 12, tzinfo=ZoneInfo("Europe/Paris")) else 0
+            assert clip["start_ns"] == (int(digits.timestamp()) - hours * 3600) * 10**9
+        assert set(clips["camera_id"]) == {"hall", "yard", "street", "workshop"}
+        assert catalog.scan("cameras").collect().height == 6  # four, and the corrected one again with its two periods
+
+    def test_s3(self, server: Ministack, tmp_path: Path) -> None:
+        """The commands of the guide work on a bucket; its camloop.toml is understood."""
+        (document,) = blocks("s3.md", "toml")
+        (tmp_path / "example.toml").write_text(document)
+        assert load_settings(tmp_path / "example.toml", environ={}).s3.role_arn == "arn:aws:iam::123456789012:role/cam1"
+        fill(tmp_path / "card", 2, seed=5)
+        assert server.s3.endpoint_url
+        runs_as_written(
+            "s3.md", tmp_path, CAMLOOP_STORE=f"s3://{server.new_bucket()}/cameras", CAMLOOP_S3_ENDPOINT=server.s3.endpoint_url,
+            AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1",
+        )  # fmt: skip
+
+    def test_pi(self, tmp_path: Path) -> None:
+        """The commands to try by hand work; every unit that the guide installs exists."""
+        runs_as_written("pi.md", tmp_path)
+        units = {name for block in blocks("pi.md", "bash") for name in re.findall(r"infra/deploy/systemd/[\w.-]+", block)}
+        assert len(units) == 3 and all((ROOT / name).is_file() for name in units)
