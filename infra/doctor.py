@@ -1,6 +1,7 @@
 """`camloop doctor`: is this store healthy, and make it so.
 
-Without flags it reads every log and data file and lists what is damaged (exit 1 if anything is).
+Without flags it reads every log and data file and lists what is damaged (exit 1 if anything is), and clips whose objects are
+gone (no damage: footage expires by a bucket's rule, its rows stay).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from infra import maintain
-from infra.catalog import open_catalog
+from infra.catalog import Catalog, open_catalog
 from infra.console import Context
 
 
@@ -49,8 +50,18 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     if not problems:
         rows = [(table, version, *_size(catalog.log(table).files())) for table, version in versions.items()]
         context.out.table(f"{context.store.url}: healthy", ("table", "version", "files", "rows", "bytes"), rows)
+        document["gone"] = gone = _gone(catalog)
+        if gone:
+            context.out.line(f"{len(gone)} clips have no object any more, such as {gone[0]}; their rows stay")
     context.out.document(document | {"problems": problems, "versions": versions})
     return 1 if problems else 0
+
+
+def _gone(catalog: Catalog) -> list[str]:
+    """Return the keys of live clips under which no object lies."""
+    there = {stat.key for stat in catalog.store.list()}
+    wanted = catalog.scan("clips", ["key"]).collect()["key"]
+    return sorted(key for key in wanted if key not in there)
 
 
 def _size(files: Any) -> tuple[int, int, int]:

@@ -78,7 +78,7 @@ def story(store: str, folder: Path, card: Path, capsys: pytest.CaptureFixture[st
         "distribution": sorted(query["distribution"], key=str),
         "labels": labels["added"],
         "drawn": (drawn["n_rows"], drawn["leaks"], drawn["shortages"]),
-        "doctor": sorted(doctor),
+        "doctor": (doctor["problems"], doctor["gone"]),
     }
     return counts, selection
 
@@ -106,3 +106,40 @@ def test_a_bucket_is_a_store_like_a_folder(
     assert objects.keys() == content(open_store(str(tmp_path / "store"), settings)).keys()
     assert sum(key.startswith("clips/") and key.endswith(".mp4") for key in objects) == 9
     assert not list(open_store(bucket, settings).list("selftest-"))
+
+
+def test_a_model_comes_from_a_bucket_and_runs(
+    bucket: str, card: tuple[Path, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained, exported, judged, released by force and run, with everything in the bucket; unsure moments go back into it."""
+
+    def types(*arguments: str, exits: int = 0) -> Any:
+        capsys.readouterr()
+        code = main([*arguments, "--store", bucket, "--json"])
+        said = capsys.readouterr()
+        assert code == exits, f"camloop {' '.join(arguments)}: {code}\n{said.out}\n{said.err}"
+        return json.loads(said.out) if said.out.strip() else said.err
+
+    types("ingest", str(card[0]))
+    types("curate", "--local", "--without", "detect", "embed")
+    types("label", "import", str(card[0] / "labels.csv"), "--annotator", "anna")
+    types("sample", "gestures", "all", "--split", "train=.5,val=.25,test=.25", "--split-by", "recording_id")
+    types("dataset", "gestures", "--selection", "gestures")
+    run_id = types("train", "gestures", "--recipe", "quick")["run_id"]
+    assert types("train", "gestures", "--recipe", "quick")["run_id"] == run_id
+    bundle_id = types("export", run_id, "--name", "gestures")["bundle_id"]
+    judged = types("evaluate", bundle_id, "--dataset", "gestures")
+    keys_folder = str(tmp_path / "keys")
+    assert "--force" in types("release", bundle_id, "--keys", keys_folder, exits=1)
+    released = types("release", bundle_id, "--keys", keys_folder, "--force", "to see it run")
+    assert released["report_id"] == judged["report_id"]
+    device, outbox = str(tmp_path / "device"), str(tmp_path / "outbox")
+    ran = types(
+        "run", "sim://5/harbour1-yard?seconds=4&batch=live", "--from", bucket, "--root-sha256", released["root_sha256"],
+        "--home", device, "--outbox", outbox, "--all-frames",
+    )  # fmt: skip
+    assert ran["bundle_id"] == bundle_id and ran["forced"] and ran["n_predictions"] == 40
+    n_back = types("upload", str(tmp_path / "spool"), "--outbox", outbox)["n_clips"]
+    assert len(types("ingest")["registered"]) == n_back
+    stored = {stat.key.split("/")[0] for stat in open_store(bucket, load_settings()).list()}
+    assert {"clips", "tables", "selections", "datasets", "runs", "bundles", "reports", "releases"} <= stored
