@@ -126,7 +126,7 @@ def _confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 
 
 def _curves(history: Sequence[Mapping[str, float | None]]) -> str:
-    names = {"training loss": "train_loss", "val loss": "val_loss", "val accuracy": "val_accuracy"}
+    names = {"training loss": "train_loss", "val loss": "val_loss", "val acc.": "val_accuracy"}
     series = {
         title: [float(value) for row in history if (value := row.get(name)) is not None] for title, name in names.items()
     }
@@ -136,13 +136,12 @@ def _curves(history: Sequence[Mapping[str, float | None]]) -> str:
 def _classes(per_label: Mapping[str, Any]) -> str:
     rows = []
     for label, figures in per_label.items():
-        cells: list[object] = [label]
         for name in ("recall", "precision"):
             figure = figures[name]
-            cells.append(html.interval(figure["value"], figure["low"], figure["high"], None, "not gated"))
-            cells.append(_bounds(figure["value"], figure["low"], figure["high"]))
-        rows.append([*cells, figures["recall"]["n"]])
-    return html.table(("class", "recall", "", "precision", "", "frames"), rows)
+            three = figure["value"], figure["low"], figure["high"]
+            first = label if name == "recall" else ""
+            rows.append((first, name, html.interval(*three, None, "not gated"), _bounds(*three), figure["n"]))
+    return html.table(("class", "figure", "0 to 1", "value, interval", "frames"), rows)
 
 
 def _ways(detail: Mapping[str, Any]) -> str:
