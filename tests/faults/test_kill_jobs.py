@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -35,8 +36,10 @@ from train import checkpoint
 ROOT = Path(__file__).parents[2]
 COUNT = int(os.environ.get("CAMLOOP_TEST_COUNT", "1"))
 PATIENCE_S = 240.0  # a shared machine is slow
-ORPHANS_S = 20.0
+ORPHANS_S = 20.0  # within which our own children must be gone
+RAY_ORPHANS_S = 150.0  # Ray's workers notice after about a minute that their raylet is gone, when it died as they started
 VOLATILE = {"batch_id", "created_ns", "done_ns"}  # which differ between two undisturbed runs as well
+_RAYS = re.compile("ray::|/site-packages/ray/")  # in the command line of Ray's own processes
 NOT_COMPARED = {"runs"}  # the log of who ran what: a killed run is in it
 
 
@@ -124,8 +127,18 @@ class Running:
         self.end()
         if alive:
             _, left = psutil.wait_procs(children, timeout=ORPHANS_S)
-            assert [process.name() for process in left if process.is_running()] == []
+            assert [told for process in left if (told := _told(process)) and not _RAYS.search(told)] == []
+            _, left = psutil.wait_procs(left, timeout=RAY_ORPHANS_S)
+            assert [_told(process) for process in left] == []
         return alive
+
+
+def _told(process: psutil.Process) -> str:
+    try:
+        seconds = time.time() - process.create_time()
+        return f"{' '.join(process.cmdline())[:200]} ({process.status()}, child of {process.ppid()}, {seconds:.0f} s old)"
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def changes(here: Path) -> int:
