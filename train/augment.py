@@ -3,13 +3,14 @@
 uint8 (N, T, H, W, 3) RGB -> draw one transform per window -> float32 (N, T, 3, H, W) in [0, 1].
 
 A transform that differed from frame to frame would look like motion. Mirroring is off unless a recipe asks for it: a
-mirrored "moves left" is another class. Only sensor noise is drawn anew for each frame, with one strength per window.
+mirrored "moves left" is another class. Only sensor noise (of luma) is drawn anew for each frame, with one strength per window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,35 +39,53 @@ class Augment:
 
 
 def to_float(windows: Tensor) -> Tensor:
-    """Return uint8 (N, T, H, W, 3) as float32 (N, T, 3, H, W) in [0, 1], untransformed."""
+    """Return uint8 (N, T, H, W, C) as float32 (N, T, C, H, W) in [0, 1], untransformed."""
     return windows.permute(0, 1, 4, 2, 3).float().div_(255.0)
 
 
+def without_colour(windows: Tensor) -> Tensor:
+    """Return uint8 (N, T, H, W, 1), the mean of the three colours: all that a model sees which looks at luma alone."""
+    pictures = windows.numpy()
+    total = pictures[..., 0].astype(np.uint16) + pictures[..., 1] + pictures[..., 2]
+    return torch.from_numpy((total // 3).astype(np.uint8)[..., None])
+
+
 def augment(windows: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
-    """Return the windows transformed, float32 (N, T, 3, H, W) in [0, 1].
+    """Return the windows transformed, float32 (N, T, C, H, W) in [0, 1].
 
     Args:
-        windows: uint8 (N, T, H, W, 3) RGB.
+        windows: uint8 (N, T, H, W, C), RGB or, with C = 1, `without_colour`.
         how: the ranges.
         generator: where all random numbers come from.
     """
-    frames = _geometry(to_float(windows), how, generator)
-    n = frames.shape[0]
-    frames = frames + _uniform(n, how.brightness, generator)
-    frames = (frames - 0.5) * torch.exp2(_uniform(n, how.contrast, generator)) + 0.5
-    frames = frames.clamp(0.0, 1.0) ** torch.exp2(_uniform(n, how.gamma, generator))
-    gray = torch.rand((n, 1, 1, 1, 1), generator=generator) < how.grayscale
-    luma = (frames * torch.tensor(_LUMA).view(1, 1, 3, 1, 1)).sum(2, keepdim=True)
-    frames = torch.where(gray, luma, frames)
+    frames = _geometry(_light(windows, how, generator), how, generator)
+    n, t, _, h, w = frames.shape
+    if how.grayscale and windows.shape[-1] == 3:
+        gray = torch.rand((n, 1, 1, 1, 1), generator=generator) < how.grayscale
+        luma = (frames * torch.tensor(_LUMA).view(1, 1, 3, 1, 1)).sum(2, keepdim=True)
+        frames = torch.where(gray, luma, frames)
     if how.noise:
         strength = torch.rand((n, 1, 1, 1, 1), generator=generator) * how.noise
-        frames = frames + torch.randn(frames.shape, generator=generator) * strength
+        frames = frames + torch.randn((n, t, 1, h, w), generator=generator) * strength
     return frames.clamp_(0.0, 1.0)
 
 
+def _light(windows: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
+    """Change brightness, contrast and gamma of each window as one, by a table of 256 values: ten times faster than by pixel."""
+    if not (how.brightness or how.contrast or how.gamma):
+        return to_float(windows)
+    n = windows.shape[0]
+    table = torch.linspace(0.0, 1.0, 256).repeat(n, 1) + _uniform(n, how.brightness, generator)
+    table = (table - 0.5) * torch.exp2(_uniform(n, how.contrast, generator)) + 0.5
+    table = table.clamp(0.0, 1.0) ** torch.exp2(_uniform(n, how.gamma, generator))
+    pictures = windows.numpy()
+    lit = np.stack([np.take(row, picture) for row, picture in zip(table.numpy(), pictures, strict=True)])
+    return torch.from_numpy(lit).permute(0, 1, 4, 2, 3)
+
+
 def _uniform(n: int, limit: float, generator: torch.Generator) -> Tensor:
-    """Return (n, 1, 1, 1, 1) numbers in [-limit, limit)."""
-    return (torch.rand((n, 1, 1, 1, 1), generator=generator) * 2 - 1) * limit
+    """Return (n, 1) numbers in [-limit, limit)."""
+    return (torch.rand((n, 1), generator=generator) * 2 - 1) * limit
 
 
 def _geometry(frames: Tensor, how: Augment, generator: torch.Generator) -> Tensor:

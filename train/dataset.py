@@ -23,6 +23,9 @@ from train.footage import Cache
 from train.windows import WindowSpec, windows
 
 
+UNLABELLED = -1  # torch's ignore_index: the frame gives no loss
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowSet:
     """The windows of one split.
@@ -30,7 +33,7 @@ class WindowSet:
     Attributes:
         frames: uint8 (M, H, W, 3) RGB, the cache.
         positions: int64 (K, T) into `frames`.
-        labels: int64 (K,).
+        labels: int64 (K, T), the class of each frame; UNLABELLED where no row of the split covers it.
         rows: int64 (K,), the row each window comes from.
         weights: float64 (K,), how likely each is drawn; they sum to 1.
     """
@@ -45,7 +48,7 @@ class WindowSet:
         return len(self.labels)
 
     def batch(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return uint8 (N, T, H, W, 3) windows and int64 (N,) labels."""
+        """Return uint8 (N, T, H, W, 3) windows and int64 (N, T) labels."""
         return torch.from_numpy(self.frames[self.positions[chosen]]), torch.from_numpy(self.labels[chosen])
 
 
@@ -85,6 +88,7 @@ def window_set(
         spec: how windows are taken.
         balance: give every class the same share of the weight.
     """
+    of_frame = _frame_labels(cache, rows, split, labels)
     found = [
         ([cache.spans[i][0] + p for p in window], labels.index(row.label), i, row.weight)
         for i, row in enumerate(rows)
@@ -95,13 +99,29 @@ def window_set(
     weights = np.array([weight for *_, weight in found], np.float64)
     if balance and len(found):
         weights /= np.bincount(classes, weights, minlength=len(labels))[classes]
+    positions = np.array([positions for positions, *_ in found], np.int64).reshape(-1, spec.n_frames)
     return WindowSet(
         frames=cache.frames,
-        positions=np.array([positions for positions, *_ in found], np.int64).reshape(-1, spec.n_frames),
-        labels=classes,
+        positions=positions,
+        labels=of_frame[positions],
         rows=np.array([i for _, _, i, _ in found], np.int64),
         weights=weights / weights.sum() if len(found) else weights,
     )
+
+
+def _frame_labels(cache: Cache, rows: Sequence[SelectionRow], split: Split, labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return the class of every frame of the cache, (M,): that of the row of this split that covers it."""
+    of_frame = np.full(len(cache.frames), UNLABELLED, np.int64)
+    by_clip: dict[str, list[SelectionRow]] = {}
+    for row in rows:
+        if row.split == split and row.label is not None:
+            by_clip.setdefault(row.clip_id, []).append(row)
+    for row, (first, stop), pts in zip(rows, cache.spans, cache.pts, strict=True):
+        ticks, within = np.array(pts, np.int64), of_frame[first:stop]
+        for other in (*by_clip.get(row.clip_id, ()), row):  # the row itself last: its own frames are its own
+            if other.split == split and other.label is not None:
+                within[(ticks >= other.start_pts) & (ticks < other.end_pts)] = labels.index(other.label)
+    return of_frame
 
 
 def epoch_order(windows: WindowSet, n_most: int | None, generator: torch.Generator) -> list[int]:

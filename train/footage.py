@@ -93,7 +93,7 @@ def load(
         JobError: more than a tenth of the clips are gone or broken.
     """
     shape = (recipe.model.height_px, recipe.model.width_px, 3)
-    room = [most_frames(r.start_pts, r.end_pts, clips[r.clip_id].time_base, recipe.window.period_s) for r in rows]
+    room = [most_frames(r.start_pts, r.end_pts, clips[r.clip_id].time_base, recipe.window) for r in rows]
     frames, folder = _allocate((sum(room), *shape), recipe.cache_bytes)
     starts = [0, *np.cumsum(room).tolist()]
     spans = [(start, start) for start in starts[: len(rows)]]
@@ -136,7 +136,7 @@ def _decode(
     wanted = [RowFrames(row.start_pts, row.end_pts, clip.time_base, recipe.window) for row in rows]
     found: list[list[int]] = [[] for _ in rows]
     size_px = (recipe.model.width_px, recipe.model.height_px)
-    first, last = min(w.start_pts for w in wanted), max(w.end_pts for w in wanted)
+    first, last = max(min(w.start_pts for w in wanted), clip.first_pts), max(w.end_pts for w in wanted)
     for batch in video.decode(path, start_pts=first, end_pts=last, size_px=size_px, index=clip.index):
         for rgb, pts in zip(batch.rgb, batch.pts.tolist(), strict=True):
             for row, ticks, start in zip(wanted, found, starts, strict=True):

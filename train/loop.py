@@ -19,9 +19,9 @@ from torch.nn import functional
 from infra import keys
 from infra.clock import Clock, SystemClock
 from infra.errors import JobError
-from train.augment import augment, to_float
+from train.augment import augment, to_float, without_colour
 from train.checkpoint import Checkpoint
-from train.dataset import WindowSet, epoch_order
+from train.dataset import UNLABELLED, WindowSet, epoch_order
 from train.models import State, build, initial_state
 from train.recipes import Recipe
 
@@ -106,7 +106,7 @@ def _train_epoch(run: _Run, windows: WindowSet, epoch: int, on_step: Callable[[i
     for step in range(n_steps):
         chosen = order[step * recipe.batch_windows : (step + 1) * recipe.batch_windows]
         pictures, labels = windows.batch(chosen)
-        frames = augment(pictures, recipe.augment, generator)
+        frames = augment(pictures if recipe.model.sees_colour else without_colour(pictures), recipe.augment, generator)
         state = _carry(initial_state(model, len(chosen)), carried, recipe.carry_share, generator)
         logits, last = model(frames, state)
         loss = _loss(logits, labels, recipe)
@@ -135,27 +135,31 @@ def _carry(state: State, carried: State, share: float, generator: torch.Generato
 
 
 def _loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """Return the mean cross-entropy over the frames after the warm-up."""
-    judged = logits[:, recipe.warm_up :]
-    every = labels[:, None].expand(judged.shape[:2])
-    return functional.cross_entropy(judged.flatten(0, 1), every.flatten(), label_smoothing=recipe.label_smoothing)
+    """Return the mean cross-entropy over the labelled frames after the warm-up; 0 if there is none."""
+    judged, every = logits[:, recipe.warm_up :].flatten(0, 1), labels[:, recipe.warm_up :].flatten()
+    total = functional.cross_entropy(
+        judged, every, label_smoothing=recipe.label_smoothing, ignore_index=UNLABELLED, reduction="sum"
+    )
+    return total / (every != UNLABELLED).sum().clamp(min=1)
 
 
 def _validate(run: _Run, windows: WindowSet) -> tuple[float | None, float | None]:
-    """Return mean loss and the accuracy of the windows' mean probabilities; None without windows."""
+    """Return mean loss and accuracy of the labelled frames after the warm-up; None without windows."""
     if not len(windows):
         return None, None
     recipe = run.recipe
     run.model.eval()
-    total, right = 0.0, 0
+    total, right, n_judged = 0.0, 0, 0
     with torch.no_grad():
         for first in range(0, len(windows), recipe.batch_windows):
             pictures, labels = windows.batch(range(first, min(first + recipe.batch_windows, len(windows))))
-            logits, _ = run.model(to_float(pictures), initial_state(run.model, len(labels)))
+            seen = to_float(pictures if recipe.model.sees_colour else without_colour(pictures))
+            logits, _ = run.model(seen, initial_state(run.model, len(labels)))
             total += _loss(logits, labels, recipe).item() * len(labels)
-            probs = logits[:, recipe.warm_up :].softmax(-1).mean(1)
-            right += int((probs.argmax(1) == labels).sum())
-    return total / len(windows), right / len(windows)
+            judged = labels[:, recipe.warm_up :]
+            right += int((logits[:, recipe.warm_up :].argmax(-1) == judged).sum())
+            n_judged += int((judged != UNLABELLED).sum())
+    return total / len(windows), right / max(n_judged, 1)
 
 
 def _checkpoint(run: _Run, before: Checkpoint | None) -> Checkpoint:

@@ -4,8 +4,8 @@
       -> RowFrames     the frames in the row, less skip_head_s and skip_tail_s, one per period: the rule of the predictor
       -> windows()     T positions in that series each, sliding or evenly spread, short rows by a stated policy
 
-Nothing here decodes, and no window holds a frame of another row, so none crosses the border of a label, a clip or a
-split. Variable frame rates need no care: only timestamps count.
+Nothing here decodes. Without `context_s` no window holds a frame of another row; with it, frames of the same clip around
+the row, so none ever crosses the border of a clip or, as splits keep clips whole, of a split. Variable frame rates need no care: only timestamps count.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class WindowSpec:
     `pick`: "slide" gives windows of `n_frames` neighbouring frames of the resampled series, `stride` apart (the last
     one ends with the row); "even" gives one window spread over the whole row, first and last frame included.
     `short` says what a row with fewer frames gives: its last frame repeated, the row looped, or nothing.
+    `context_s` of the same clip before and after the row may be in its windows: a model that carries a state meets the
+    borders between actions there. Such frames count for learning by the row that covers them, or not at all.
     """
 
     n_frames: int
@@ -39,16 +41,17 @@ class WindowSpec:
     short: Short = "repeat"
     skip_head_s: float = 0.0
     skip_tail_s: float = 0.0
+    context_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.n_frames < 1 or self.stride < 1 or self.period_s <= 0 or min(self.skip_head_s, self.skip_tail_s) < 0:
-            raise UsageError(f"{self}: n_frames and stride are at least 1, period_s above 0, skips not negative")
+        if self.n_frames < 1 or self.stride < 1 or self.period_s <= 0 or min(self.skip_head_s, self.skip_tail_s, self.context_s) < 0:
+            raise UsageError(f"{self}: n_frames and stride are at least 1, period_s above 0, skips and context not negative")
         if self.pick not in ("slide", "even") or self.short not in ("repeat", "loop", "drop"):
             raise UsageError(f"pick {self.pick!r}, short {self.short!r}; legal: slide, even; repeat, loop, drop")
 
 
 class RowFrames:
-    """Says which frames of a clip, met in order, belong to a row: those in it, one per period.
+    """Says which frames of a clip, met in order, belong to a row: those in it and in its context, one per period.
 
     The rule of `infra.predictor.Grid`, begun at the row's first frame. Skips that would eat up the whole row are left out.
 
@@ -62,7 +65,9 @@ class RowFrames:
     def __init__(self, start_pts: int, end_pts: int, time_base: Fraction, spec: WindowSpec) -> None:
         head = start_pts + round(Fraction(spec.skip_head_s) / time_base)
         tail = end_pts - round(Fraction(spec.skip_tail_s) / time_base)
-        self.start_pts, self.end_pts = (head, tail) if head < tail else (start_pts, end_pts)
+        first, last = (head, tail) if head < tail else (start_pts, end_pts)
+        context = round(Fraction(spec.context_s) / time_base)
+        self.start_pts, self.end_pts = first - context, last + context
         self._time_base = time_base
         self._grid = Grid(spec.period_s, _NEVER_RESETS)
 
@@ -77,9 +82,10 @@ class RowFrames:
         return True
 
 
-def most_frames(start_pts: int, end_pts: int, time_base: Fraction, period_s: float) -> int:
+def most_frames(start_pts: int, end_pts: int, time_base: Fraction, spec: WindowSpec) -> int:
     """Return an upper bound of the frames that `RowFrames` takes from a row."""
-    return int((end_pts - start_pts) * time_base / Fraction(period_s)) + 2
+    seconds = (end_pts - start_pts) * time_base + 2 * Fraction(spec.context_s)
+    return int(seconds / Fraction(spec.period_s)) + 2
 
 
 def even(n: int, n_frames: int) -> tuple[int, ...]:

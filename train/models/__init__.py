@@ -4,6 +4,7 @@ A model is a torch module with two further members; training and export know not
 
     carried, state_specs() -> tuple[StateSpec, ...]     what it carries from frame to frame, for one recording
     forward(frames, state) -> (logits, state)           float32 (N, T, 3, H, W) in [0, 1] -> (N, T, C), next state
+                                                        (N, T, 1, H, W) will do where `sees_colour` is False
 
 Frames go in one by one or T at a time with the same result: what a model learns on windows is what a Pi streams.
 """
@@ -27,7 +28,8 @@ Kind = Literal["frame_baseline", "frame_gru"]
 class ModelConfig:
     """Which model, and its sizes. `width_px` and `height_px` are multiples of 16: the trunk halves them four times.
 
-    `differences` gives the trunk a fourth channel: luma minus that of the frame before (frame_gru only).
+    For frame_gru only: `differences` gives the trunk a fourth channel, luma minus that of the frame before; `follow_px`
+    gives it, instead of the picture, a square crop of that side which follows motion (train/models/follow.py).
     """
 
     kind: Kind
@@ -37,6 +39,7 @@ class ModelConfig:
     n_features: int = 96
     n_hidden: int = 96
     differences: bool = True
+    follow_px: int = 0
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
@@ -44,6 +47,13 @@ class ModelConfig:
             raise UsageError(f"model input {self.width_px}x{self.height_px}: both must be multiples of 16")
         if self.kind not in ("frame_baseline", "frame_gru"):
             raise UsageError(f"model {self.kind!r}; legal: frame_baseline, frame_gru")
+        if self.follow_px % 16 or not 0 <= self.follow_px <= min(self.width_px, self.height_px):
+            raise UsageError(f"follow_px {self.follow_px}: a multiple of 16, at most the input's shorter side; 0 = whole picture")
+
+    @property
+    def sees_colour(self) -> bool:
+        """Whether the model looks at more than the mean of the colours; training then need not carry three channels."""
+        return not self.follow_px
 
 
 class VideoModel(Protocol):
