@@ -251,7 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A light install that reaches for a library of an extra from inside a command.
         if "--debug" in argv or (error.name or "").split(".")[0] in ("infra", "ingest", "curate", "train", "serve"):
             raise
-        sys.stderr.write(f"camloop {argv[0]}: needs {error.name}, which a light install leaves out: pip install 'camloop[cloud]'\n")
+        missing = f"needs {error.name}, which a light install leaves out: pip install 'camloop[cloud]'"
+        sys.stderr.write(f"camloop {argv[0]}: {missing}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"\ncamloop {argv[0]}: stopped; the same command goes on from here\n")

@@ -10,6 +10,7 @@ A process that is killed leaves no row: what it committed stands in `done`.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,16 +55,9 @@ def recorded(
     start_ns = clock.now_ns()
     try:
         yield run
-    except KeyboardInterrupt:
-        run.exit_code, run.message = 130, "stopped"
-        raise
-    except CamloopError as error:
-        run.exit_code, run.message = error.exit_code, str(error)
-        raise
-    except BaseException as error:
-        run.exit_code, run.message = 1, f"{type(error).__name__}: {error}"
-        raise
     finally:
+        if (error := sys.exception()) is not None:
+            run.exit_code, run.message = _ending(error)
         plain = {name: value for name, value in arguments.items() if isinstance(value, _PLAIN)}
         row = {
             "run_id": run.run_id,
@@ -78,6 +72,14 @@ def recorded(
             "message": run.message,
         }
         catalog.append("runs", [row], clock=clock)
+
+
+def _ending(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped"
+    if isinstance(error, CamloopError):
+        return error.exit_code, str(error)
+    return 1, f"{type(error).__name__}: {error}"
 
 
 def _text(document: Mapping[str, Any]) -> str:

@@ -266,7 +266,8 @@ class S3Store:
         with self._explained(key):
             upload = self._s3.create_multipart_upload(**self._at(key), Metadata={_TOKEN: token}, **kind)["UploadId"]
         parts: list[dict[str, Any]] = []
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._abort, key, upload)
             with self._explained(key), path.open("rb") as file:
                 while piece := file.read(_part_bytes(n_bytes)):
                     checksum = _sha256_headers(hashlib.sha256(piece).hexdigest()) if checks else {}
@@ -280,11 +281,13 @@ class S3Store:
                     **self._at(key), UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
                 )
 
-            return self._settle(key, n_bytes, token, complete, ObjectExists)
-        except BaseException:
-            with contextlib.suppress(ClientError, BotoCoreError):
-                self._s3.abort_multipart_upload(**self._at(key), UploadId=upload)
-            raise
+            made = self._settle(key, n_bytes, token, complete, ObjectExists)
+            undo.pop_all()
+        return made
+
+    def _abort(self, key: str, upload: str) -> None:
+        with contextlib.suppress(ClientError, BotoCoreError):
+            self._s3.abort_multipart_upload(**self._at(key), UploadId=upload)
 
     def head(self, key: str) -> Stat | None:
         try:

@@ -117,7 +117,9 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     ),
 }
 
-WRITTEN_ALONE: Final = frozenset({"cameras", "labels", "selections", "runs", "failures", "health", "done", "reports", "predictions"})
+WRITTEN_ALONE: Final = frozenset(
+    {"cameras", "labels", "selections", "runs", "failures", "health", "done", "reports", "predictions"}
+)
 """Tables visible by their own Delta commit; all others are visible when `done` names their batch."""
 
 STATISTICS: Final[dict[str, tuple[str, ...]]] = {"clips": ("start_ns", "camera_number")}

@@ -3,7 +3,8 @@
 The package index has torchvision for CUDA only; its compiled operators cannot be loaded without the CUDA libraries,
 and `import torchvision` then stops at "operator torchvision::nms does not exist" (its `_meta_registrations.py`).
 ultralytics and open_clip both import torchvision. What they need of the compiled part is `nms` alone, so this
-declares that operator in plain torch where it is missing and lets `torchvision.ops.nms` call it. Where torchvision's own operators load, nothing happens.
+declares that operator in plain torch where it is missing and lets `torchvision.ops.nms` call it. Where torchvision's own
+operators load, nothing happens.
 
 Call `ensure_nms()` before the first import of torchvision, ultralytics or open_clip.
 """
@@ -29,12 +30,12 @@ def ensure_nms() -> None:
     extension = next(Path(spec.origin).parent.glob("_C*.so"), None)
     if extension is not None:
         try:
-            torch.ops.load_library(str(extension))
+            torch.ops.load_library(str(extension))  # type: ignore[no-untyped-call]
         except OSError:
             pass  # linked against CUDA libraries that are not here: declare the operator below
         else:
             return
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):  # the two whose registration torchvision does not guard
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.impl(name, _nms, "CPU")

@@ -31,7 +31,8 @@ def _imports(path: Path) -> set[str]:
 
 def test_import_contracts_hold() -> None:
     """import-linter's contracts in pyproject.toml are kept."""
-    result = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False)
+    program = Path(sys.executable).parent / "lint-imports"
+    result = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:]
 
 

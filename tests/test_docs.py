@@ -45,9 +45,8 @@ def test_readme_blocks_run_as_written(heading: str, tmp_path: Path) -> None:
         assert programs, f"no command in a block of {heading!r}: {block}"
         for program in programs:
             argv: list[str] | str = [sys.executable, "-c", block] if kind == "python" else program
-            result = subprocess.run(
-                argv, shell=kind == "console", cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
-            )
+            where = {"cwd": tmp_path, "env": environment, "shell": kind == "console"}
+            result = subprocess.run(argv, **where, capture_output=True, text=True, timeout=600, check=False)
             expected = re.search(r"# exit (\d)", program)
             wanted = int(expected.group(1)) if expected else 0
             assert result.returncode == wanted, f"{program}\n{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
@@ -58,7 +57,8 @@ def test_every_column_is_described(table: str) -> None:
     """tables.md has a paragraph per table that names each of its columns."""
     paragraph = re.search(rf"^\*\*{table}\*\*.*?(?=^\*\*|^## |\Z)", TABLES, re.MULTILINE | re.DOTALL)
     assert paragraph, f"{table} is not in tables.md"
-    missing = [name for name in SCHEMAS[table].names if name not in ("batch_id", "schema_version") and f"`{name}`" not in paragraph[0]]
+    common = ("batch_id", "schema_version")
+    missing = [name for name in SCHEMAS[table].names if name not in common and f"`{name}`" not in paragraph[0]]
     assert missing == []
 
 
@@ -81,7 +81,8 @@ def test_every_command_is_in_the_readme_and_has_help(command: str) -> None:
 
 def test_no_address_of_a_registry_and_no_path_of_this_machine() -> None:
     """Nothing that git tracks names a package registry's host or a home folder."""
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\0")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    tracked = listed.stdout.split("\0")
     guilty = []
     for name in tracked:
         path = ROOT / name

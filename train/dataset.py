@@ -22,7 +22,6 @@ from infra.errors import UsageError
 from train.footage import Cache
 from train.windows import WindowSpec, windows
 
-
 UNLABELLED = -1  # torch's ignore_index: the frame gives no loss
 
 

@@ -111,10 +111,10 @@ def quick() -> Recipe:
 
 
 def gesture_frame() -> Recipe:
-    """The per-frame baseline to `gesture_gru`: same pictures, same windows, no memory, so nothing to follow motion by."""
+    """The per-frame baseline to `gesture_gru`: the same crop of the same windows, one frame at a time."""
     gru = gesture_gru()
-    model = ModelConfig(kind="frame_baseline", width_px=gru.model.width_px, height_px=gru.model.height_px)
-    return dataclasses.replace(gru, name="gesture_frame", model=model, augment=Augment(shift=0.1), warm_up=0, carry_share=0.0)
+    model = dataclasses.replace(gru.model, kind="frame_baseline")
+    return dataclasses.replace(gru, name="gesture_frame", model=model, carry_share=0.0)
 
 
 def cctv_small() -> Recipe:

@@ -5,7 +5,8 @@
       -> windows()     T positions in that series each, sliding or evenly spread, short rows by a stated policy
 
 Nothing here decodes. Without `context_s` no window holds a frame of another row; with it, frames of the same clip around
-the row, so none ever crosses the border of a clip or, as splits keep clips whole, of a split. Variable frame rates need no care: only timestamps count.
+the row, so none ever crosses the border of a clip or, as splits keep clips whole, of a split. Variable frame rates need
+no care: only timestamps count.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class WindowSpec:
     context_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.n_frames < 1 or self.stride < 1 or self.period_s <= 0 or min(self.skip_head_s, self.skip_tail_s, self.context_s) < 0:
+        least = min(self.skip_head_s, self.skip_tail_s, self.context_s)
+        if self.n_frames < 1 or self.stride < 1 or self.period_s <= 0 or least < 0:
             raise UsageError(f"{self}: n_frames and stride are at least 1, period_s above 0, skips and context not negative")
         if self.pick not in ("slide", "even") or self.short not in ("repeat", "loop", "drop"):
             raise UsageError(f"pick {self.pick!r}, short {self.short!r}; legal: slide, even; repeat, loop, drop")

@@ -71,9 +71,9 @@ def _filmed(catalog: Catalog, facts: Mapping[str, Facts]) -> str:
     pictures = [_picture(catalog, row) for row in sorted(chosen, key=lambda row: _LIGHTS.index(row["lighting"]))]
     n, cameras = facts["film"]["n_recordings"], len(facts["film"]["cameras"])
     return (
-        f"<h2>What the cameras saw</h2><p>{n} recordings by {cameras} cameras came first. The boxes are the detector's, the words "
-        "below each picture are tags: a detector and an image-text model, both made by this project on other parts of the "
-        f"simulated world.</p>{page.tiles(pictures)}"
+        f"<h2>What the cameras saw</h2><p>{n} recordings by {cameras} cameras came first. The boxes are the detector's, the "
+        "words below each picture are tags: a detector and an image-text model, both made by this project on other parts of "
+        f"the simulated world.</p>{page.tiles(pictures)}"
     )
 
 

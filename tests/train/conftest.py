@@ -132,7 +132,7 @@ def dots_recipe() -> Recipe:
     """Return a recipe that learns the made world in a few seconds on one core."""
     base = gesture_gru()
     return dataclasses.replace(
-        base, name="dots", model=dataclasses.replace(base.model, width_px=32, height_px=32, dropout=0.0),
+        base, name="dots", model=dataclasses.replace(base.model, width_px=32, height_px=32, follow_px=0, dropout=0.0),
         window=WindowSpec(n_frames=8, period_s=0.1, stride=3), augment=Augment(brightness=0.1, contrast=0.2, noise=0.02),
         epochs=6, warm_up=3, batch_windows=16,
     )  # fmt: skip

@@ -70,7 +70,7 @@ def test_row_frames_follow_timestamps(data: st.DataObject) -> None:
     found = [p for p in pts if row.takes(p)]
     inside = [p for p in pts if start <= p < end]
     assert set(found) <= set(inside) and found[:1] == inside[:1]
-    assert len(found) <= most_frames(start, end, MS, 0.1)
+    assert len(found) <= most_frames(start, end, MS, WindowSpec(n_frames=4, period_s=0.1))
     gaps = [b - a for a, b in itertools.pairwise(found)]
     assert all(gap > 0 for gap in gaps)
     if max(steps) <= 50:

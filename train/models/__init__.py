@@ -28,8 +28,8 @@ Kind = Literal["frame_baseline", "frame_gru"]
 class ModelConfig:
     """Which model, and its sizes. `width_px` and `height_px` are multiples of 16: the trunk halves them four times.
 
-    For frame_gru only: `differences` gives the trunk a fourth channel, luma minus that of the frame before; `follow_px`
-    gives it, instead of the picture, a square crop of that side which follows motion (train/models/follow.py).
+    `follow_px` gives the trunk, instead of the picture, a square crop of that side which follows motion
+    (train/models/follow.py). Without it, for frame_gru, `differences` adds a channel: luma minus that of the frame before.
     """
 
     kind: Kind
@@ -48,7 +48,7 @@ class ModelConfig:
         if self.kind not in ("frame_baseline", "frame_gru"):
             raise UsageError(f"model {self.kind!r}; legal: frame_baseline, frame_gru")
         if self.follow_px % 16 or not 0 <= self.follow_px <= min(self.width_px, self.height_px):
-            raise UsageError(f"follow_px {self.follow_px}: a multiple of 16, at most the input's shorter side; 0 = whole picture")
+            raise UsageError(f"follow_px {self.follow_px}: a multiple of 16, at most the shorter side; 0 = whole picture")
 
     @property
     def sees_colour(self) -> bool:

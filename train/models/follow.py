@@ -7,8 +7,8 @@ to learn each action at each place; one that looks where something moves learns 
 crop's way: beside the luma it shows the change to the frame before and the difference to a slow mean of all frames.
 
 The map is compared with its own mean, so the crop follows motion in the dark as well; what it shows is not scaled: a
-night looks dark and flat. While training, the crop is a little off and a little too large or small, the same for all frames of a
-window: the cheapest of all augmentations, since it costs nothing.
+night looks dark and flat. While training, the crop is a little off and a little too large or small, the same for all
+frames of a window: the cheapest of all augmentations, since it costs nothing.
 """
 
 from __future__ import annotations
