@@ -159,6 +159,9 @@ class DeltaLog:
     def _refresh(self) -> DeltaTable | None:
         if self._log_folder is not None and not self._check_tail():
             return None
+        options = dict(self.store.delta_options())
+        if options != self._options:  # credentials were renewed; a handle keeps those it was opened with
+            self._options, self._handle = options, None
         try:
             if self._handle is None:
                 self._handle = DeltaTable(self._uri, storage_options=self._options)

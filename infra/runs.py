@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from infra import keys
@@ -46,7 +47,7 @@ def recorded(
     Args:
         catalog: where the row is written.
         command: the command's name.
-        arguments: what it was called with; values that are neither plain nor lists are left out.
+        arguments: what it was called with; paths become text, values that are neither plain nor lists are left out.
         trigger: who called: a person, a schedule, the loop.
         clock: gives start_ns and end_ns.
     """
@@ -58,7 +59,8 @@ def recorded(
     finally:
         if (error := sys.exception()) is not None:
             run.exit_code, run.message = _ending(error)
-        plain = {name: value for name, value in arguments.items() if isinstance(value, _PLAIN)}
+        told = {name: str(value) if isinstance(value, PurePath) else value for name, value in arguments.items()}
+        plain = {name: value for name, value in told.items() if isinstance(value, _PLAIN)}
         row = {
             "run_id": run.run_id,
             "command": command,

@@ -28,6 +28,8 @@ from infra.errors import QueryError
 
 DETECT: Final = "detect"
 """Name of the step after whose `done` a frame without detections counts 0."""
+SCAN: Final = "scan"
+"""Name of the step that chose the frames: a detector that was done before it saw others."""
 
 FRAME_MEASURES: Final = ("brightness", "contrast", "blur", "colourfulness", "motion_score", "p_keep")
 _CLIP_COLUMNS: Final = (
@@ -153,7 +155,7 @@ def _join_counts(
 ) -> tuple[pl.LazyFrame, pl.LazyFrame, list[str]]:
     """Join n_<class> to frames, and to clips `_looked`: 0 where the detector looked, else null. Return the columns too."""
     found = catalog.scan("detections", ["clip_id", "pts", "source", "class_name", "score"])
-    looked = pl.DataFrame({"clip_id": sorted(catalog.done(DETECT))}, {"clip_id": pl.String}).lazy()
+    looked = _looked_at(catalog).lazy()
     if source is not None:  # a clip whose live detections are all of another source was not looked at by this one
         others = found.group_by("clip_id").agg(own=(pl.col("source") == source).any()).filter(~pl.col("own"))
         looked = looked.join(others, on="clip_id", how="anti")
@@ -167,6 +169,15 @@ def _join_counts(
     frames = frames.join(counted, on=["clip_id", "pts"], how="left", maintain_order="left")
     clips = clips.join(looked.with_columns(_looked=pl.lit(0, pl.Int64)), on="clip_id", how="left")
     return frames, clips, list(columns)
+
+
+def _looked_at(catalog: Catalog) -> pl.DataFrame:
+    """Return clip_id of the clips whose kept frames the detector saw: it was done after the scan that counts."""
+    clips = catalog.live().filter(pl.col("scope") == "clip")
+    scanned = clips.filter(pl.col("step") == SCAN).select("scope_id", scanned_ns="done_ns")
+    detected = clips.filter(pl.col("step") == DETECT).join(scanned, on="scope_id", how="left")
+    seen = detected.filter(pl.col("done_ns") >= pl.col("scanned_ns").fill_null(_FIRST))
+    return seen.select(clip_id="scope_id").sort("clip_id")
 
 
 def _join_factors(

@@ -11,6 +11,7 @@ The parts, the recipe and the gate were frozen before any figure was seen: docs/
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from infra.demo.script import script_truth
 from infra.demo.story import Facts, Story, shares, wanted_id
 from infra.demo.truth import LIGHTINGS, Lighting
 from infra.demo.world import Camera, Part, RecordingPlan, World
-from infra.keys import selection_key
+from infra.keys import dataset_key, selection_key
 from infra.records import Sidecar
 from infra.where import matches, parse
 
@@ -170,26 +171,35 @@ def _sidecar(store: Path, clip_id: str) -> Sidecar:
     return Sidecar.from_json(next((store / "clips").glob(f"*/{clip_id}.json")).read_bytes())
 
 
+def frozen(story: Story, name: str, *sampling: str) -> Selection:
+    """Draw a selection and freeze it as a data set; what a killed demo froze already stays as it is."""
+    path = story.store / dataset_key(name)
+    if not path.exists():
+        drawn = story.camloop("sample", name, *sampling)
+        story.camloop("dataset", name, "--selection", drawn["selection_id"])
+    return Selection.from_bytes(path.read_bytes())
+
+
+def appoint(story: Story) -> Facts:
+    """Freeze the rows that judge, once and for both rounds: all labelled intervals of the evaluation cameras."""
+    where = ("--where", "site = 'south1'", "--purpose", "evaluate")
+    drawn = frozen(story, "judges", "all", *where, "--split", "test=1", "--split-by", "recording_id")
+    story.say(f"{len(drawn.rows)} intervals of other places and other people, the same in both rounds")
+    return {"n_rows": len(drawn.rows), "selection_id": drawn.selection_id}
+
+
 def select(story: Story, name: str, n: int) -> Facts:
-    """Draw a balanced selection for training, and the rows that judge; freeze both as data sets."""
-    train = story.camloop(
-        "sample", name, str(n), "--where", "site = 'north1'", "--by", "label,lighting", "--strategy", "balanced",
-        "--split", "train=.85,val=.15", "--split-by", "recording_id",
-    )  # fmt: skip
-    story.camloop("dataset", name, "--selection", train["selection_id"], show=False)
-    judges = story.camloop(
-        "sample", "judges", "all", "--where", "site = 'south1'", "--purpose", "evaluate", "--split", "test=1",
-        "--split-by", "recording_id", show=False,
-    )  # fmt: skip
-    story.camloop("dataset", "judges", "--selection", judges["selection_id"], show=False)
-    story.say(f"{train['n_rows']} intervals for training, {judges['n_rows']} of other places and people to judge by")
-    for short in train["shortages"][:4]:
-        story.say(f"short: {short['cell']}: wanted {short['wanted']}, found {short['found']} ({short['why']})")
-    if len(train["shortages"]) > 4:
-        story.say(f"and {len(train['shortages']) - 4} shortages more")
-    drawn = Selection.from_bytes((story.store / selection_key(train["selection_id"])).read_bytes())
+    """Draw a balanced selection for training and freeze it as a data set."""
+    how = ("--where", "site = 'north1'", "--by", "label", "--strategy", "balanced")
+    drawn = frozen(story, name, str(n), *how, "--split", "train=.85,val=.15", "--split-by", "recording_id")
+    story.say(f"{len(drawn.rows)} intervals drawn")
+    for short in drawn.shortages[:4]:
+        story.say(f"short: {short.cell}: wanted {short.wanted}, found {short.found} ({short.why})")
+    if len(drawn.shortages) > 4:
+        story.say(f"and {len(drawn.shortages) - 4} shortages more")
     spread = {by: _shares(str(row.columns[by]) for row in drawn.rows) for by in ("label", "lighting")}
-    return {"train": train, "judges": judges, "spread": spread}
+    shortages = [dataclasses.asdict(short) for short in drawn.shortages]
+    return {"n_rows": len(drawn.rows), "shortages": shortages, "spread": spread}
 
 
 def _shares(names: Any) -> dict[str, float]:
@@ -232,8 +242,9 @@ def judge(story: Story, learned: Mapping[str, Any]) -> Facts:
     for pair in report["detail"]["paired"]:
         over = " and ".join(pair["labels"]) or "all classes"
         story.say(f"minus single frames, on {over}: {pair['value']:+.2f} [{pair['low']:+.2f}, {pair['high']:+.2f}]")
-    story.say(f"the gate says: {found['verdict']}; these rows have judged {found['detail']['reuse_count']} models before")
-    return {"report": found}
+    again = report["detail"]["reuse_count"]
+    story.say(f"the gate says: {found['verdict']}; these rows have judged {again} models before")
+    return {"report_id": found["report_id"], "verdict": found["verdict"], "report": report}
 
 
 def wish(story: Story, verdict: Mapping[str, Any]) -> Facts:
@@ -305,7 +316,8 @@ def tell(story: Story) -> None:
     step("register", "Clips are registered; a Ray job scans, detects and tags them", register)
     step("look", "How the footage is distributed", look)
     step("ask", "People label", lambda s: ask(s, "to-label", "site in ('north1', 'south1')"))
-    step("select", "A balanced selection, and what it could not meet", lambda s: select(s, "actions-1", 480))
+    step("appoint", "What will judge is frozen before anything is learned", appoint)
+    step("select", "A balanced selection, and what it could not meet", lambda s: select(s, "actions-1", 1200))
     learned = step("learn", "A video model beside a per-frame baseline", lambda s: learn(s, "actions-1"))
     verdict = step("judge", "The exported file is judged, slice by slice", lambda s: judge(s, learned))
     wished = step("wish", "What was missing is asked of the cameras", lambda s: wish(s, verdict))
@@ -313,7 +325,7 @@ def tell(story: Story) -> None:
         step("register-2", "The loop once more: register, detect, tag", register)
         step("look-2", "How the footage is distributed now", look)
         step("ask-2", "People label what came", lambda s: ask(s, "to-label-2", "site = 'north1'"))
-        step("select-2", "A balanced selection again", lambda s: select(s, "actions-2", 720))
+        step("select-2", "A balanced selection again", lambda s: select(s, "actions-2", 1800))
         learned = step("learn-2", "The same recipes on more", lambda s: learn(s, "actions-2"))
         verdict = step("judge-2", "The gate judges afresh", lambda s: judge(s, learned))
     released = step("release", "The release is signed", lambda s: release(s, learned, verdict))

@@ -111,7 +111,7 @@ def _distribution(facts: Mapping[str, Facts]) -> str:
         page.bars("Light in the training selection", first["lighting"], drawn["lighting"], names=rounds),
         page.bars("Actions in the training selection", first["label"], drawn["label"], names=rounds),
     ]
-    rows = [(s["cell"], s["wanted"], s["found"], s["why"]) for s in chosen["train"]["shortages"]]
+    rows = [(s["cell"], s["wanted"], s["found"], s["why"]) for s in chosen["shortages"]]
     short = f"<h3>What the selection could not meet</h3>{page.table(('cell', 'wanted', 'found', 'why'), rows)}" if rows else ""
     return (
         "<h2>How the footage is spread</h2><p>A frame stands for more footage the less likely it was to be looked at; shares "
@@ -213,7 +213,7 @@ def _way_back(catalog: Catalog, facts: Mapping[str, Facts], judged: Facts) -> st
     captures = catalog.scan("captures").filter(pl.col("clip_id") == clip["clip_id"]).sort("pts").collect()
     frame = captures.filter(pl.col("sensor_ns") == said["sensor_ns"]).row(0, named=True)
     report, lineage = judged["report"], judged["report"]["detail"]["lineage"]
-    n_rows = facts.get("select-2", facts["select"])["train"]["n_rows"]
+    n_rows = facts.get("select-2", facts["select"])["n_rows"]
     steps = [
         f"The Pi said {said.get('label')!r} ({float(said.get('prob', 0)):.0%}) and kept the clip: {said.get('reason')}.",
         f"Its model is bundle {said.get('bundle_id')}, exported from run {lineage['run_id']}.",
