@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from infra import cli, durable, keys
 from infra.artefacts import Bundle, Outbox, Wanted
-from infra.errors import CamloopError, Refused, SettingsError, UsageError
+from infra.errors import CamloopError, Refused, SettingsError, StoreError, UsageError
 from infra.predictor import Predictor
 from infra.settings import Settings
 from infra.store import open_store
@@ -191,10 +191,8 @@ class Poller:
         """
         out, arguments = self._context.out, self._arguments
         outcome = self._puller.recover()
-        if outcome is None and not arguments.offline:
-            self._origin = store_origin(self._context.store) if arguments.place is None else self._open(arguments.place)
-            self._trust(self._origin)
-            outcome = self._puller.update(self._origin, arguments.channel)
+        if not arguments.offline:
+            outcome = self._first_round(outcome)
         update = f"{outcome.kind}: {outcome.why}" if outcome is not None else "offline"
         if outcome is not None and outcome.kind in ("refused", "rolled-back"):
             out.note(f"not updated ({update})")
@@ -205,6 +203,20 @@ class Poller:
             raise Refused(f"{arguments.home} has no model and none could be installed: {update}")
         self._announce(installed)
         return self._model(installed), update
+
+    def _first_round(self, recovered: Outcome | None) -> Outcome:
+        """Open the place, which later rounds ask too, and update from it, unless the start has just ended a trial."""
+        place = self._arguments.place
+        try:
+            self._origin = store_origin(self._context.store) if place is None else self._open(place)
+        except (SettingsError, StoreError) as error:  # no stick in the slot, no credentials: what is installed runs
+            if self._puller.state.good is None:
+                raise
+            return recovered or Outcome(kind="refused", why=str(error))
+        if recovered is not None:
+            return recovered
+        self._trust(self._origin)
+        return self._puller.update(self._origin, self._arguments.channel)
 
     def poll(self) -> Model | None:
         """Return a new model when an update that runs beside the loop has installed one."""

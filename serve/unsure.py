@@ -27,7 +27,7 @@ from serve.frames import LiveFrame, Recording, Rgb
 
 LONG_SIDE_PX = 640
 MAX_BYTES = 1 << 30  # of clips lying in the outbox
-FIRST_SEQ = 1_000_000  # a clip sent back is of its recording, and comes behind all clips that the recorder made of it
+FIRST_SEQ = 1 << 40  # a clip sent back is of its recording and comes behind the recorder's, whose seq is milliseconds of a boot
 TIME_BASE = Fraction(1, 90_000)  # the usual one of video containers; 1 tick = 11 microseconds
 _log = Log("serve.unsure")
 
@@ -70,7 +70,6 @@ class Unsure:
         self._recording: Recording | None = None
         self._why: dict[str, Any] | None = None
         self._moment_ns: int | None = None
-        self._seq = FIRST_SEQ
 
     def keep(self, frame: LiveFrame) -> None:
         """Remember one frame, at most `LONG_SIDE_PX` large; send the clip that it completes, forget what is too old."""
@@ -105,11 +104,8 @@ class Unsure:
     def _finish(self) -> None:
         if self._why is None or self._recording is None:
             return
-        self._seq += 1
-        clip = PendingClip(
-            outbox=self._outbox, frames=tuple(self._kept), recording=self._recording, seq=self._seq,
-             why=self._why,
-        )  # fmt: skip
+        seq = FIRST_SEQ + self._kept[0].sensor_ns // 1_000_000  # in order, also after a new model or a new start
+        clip = PendingClip(outbox=self._outbox, frames=tuple(self._kept), recording=self._recording, seq=seq, why=self._why)
         self._why = None
         self._send(clip)
 

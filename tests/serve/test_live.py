@@ -284,6 +284,25 @@ def test_run_works_without_any_network(store, publish, make_bundle, film, tmp_pa
     assert camloop_run(store, str(film), "--home", home, "--frames", "2", "--offline")[0] == 0
     code, text = camloop_run(store, str(film), "--home", home, "--frames", "2", "--from", "http://127.0.0.1:9/releases")
     assert code == 0 and "running brightness-1.0" in text
+    gone = ("--from", str(tmp_path / "no-stick"))
+    code, text = camloop_run(store, str(film), "--home", home, "--frames", "2", *gone)
+    assert code == 0 and "running brightness-1.0" in text
+    with pytest.raises(SettingsError, match="no such folder"):  # nothing is installed there, so nothing can run
+        camloop_run(store, str(film), "--home", str(tmp_path / "new"), *gone)
+
+
+def test_run_asks_for_releases_after_a_trial_that_a_power_cut_ended(store, publish, make_bundle, film, tmp_path) -> None:
+    """A start that first ends such a trial keeps asking afterwards: the next release takes over without a restart."""
+    publish(store, make_bundle(1.0))
+    home = tmp_path / "home"
+    camloop_run(store, str(film), "--home", str(home), "--frames", "1")
+    state = json.loads((home / "state.json").read_text())
+    (home / "state.json").write_text(json.dumps(state | {"stage": "trial", "slot": state["good"], "trials": 1}))
+    timer = threading.Timer(0.5, publish, (store, make_bundle(0.25)))
+    timer.start()
+    code, text = camloop_run(store, str(film), str(film), "--home", str(home), "--realtime", "--poll-s", "0.1")
+    timer.join()
+    assert code == 0 and "running brightness-0.25" in text
 
 
 def test_run_refuses_what_it_must(store, publish, make_bundle, film, tmp_path) -> None:
@@ -321,6 +340,7 @@ def test_run_sends_what_the_store_wants(store, publish, make_bundle, film, tmp_p
     assert camloop_run(store, *arguments)[0] == 0
     ((_, sidecar),) = Outbox(home / "outbox").finished()
     assert sidecar.outbox is not None and sidecar.outbox["reason"] == f"wanted {wish.wanted_id}: light"
+    assert sidecar.seq > sidecar.start_mono_ns // 1_000_000  # behind whatever the recorder made of this recording
 
 
 def test_run_takes_an_unsigned_bundle_from_a_folder(store, make_bundle, film, tmp_path, capsys) -> None:
