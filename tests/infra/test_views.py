@@ -136,6 +136,15 @@ class TestCounts:
         with pytest.raises(QueryError, match="min_score 2"):
             frames_view(catalog, min_score=2)
 
+    def test_scanned_anew(self, catalog: Catalog) -> None:
+        """Frames of a later scan that the detector has not seen yet are null, not 0; once it has, they count."""
+        detect(catalog, (A, 1, "person", 0.9))
+        halves = [{"clip_id": A, "pts": s * SECOND // 2, "p_keep": 1.0} for s in range(10)]
+        catalog.commit({"frames": halves}, done("scan", A, fingerprint="every half second"))
+        assert column(catalog, "n_person") == [None, None, 1, *[None] * 7] and column(catalog, "n_person", B) == [0] * 5
+        detect(catalog, (A, 1, "person", 0.9), clips=(A,), source="y@2")
+        assert column(catalog, "n_person") == [0, 0, 1, *[0] * 7]
+
     def test_a_named_source(self, catalog: Catalog) -> None:
         """With a source named, a clip that another source looked at last counts as not looked at."""
         detect(catalog, (A, 1, "person", 0.9), (B, 1, "person", 0.9))
