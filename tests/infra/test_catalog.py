@@ -262,6 +262,25 @@ class TestOpening:
         with pytest.raises(StoreIncapable, match="cannot hold tables"):
             open_catalog(MemoryStore()).commit({}, scan_done(A))
 
+    def test_renewed_credentials(self, tmp_path: Path) -> None:
+        """A catalog that is open for hours reads its log with the credentials that are valid now, not those of its start."""
+
+        class Renewing(DirStore):
+            token = "first"
+
+            def delta_options(self) -> dict[str, str]:
+                return {"AWS_SESSION_TOKEN": self.token}
+
+        store = Renewing(tmp_path / "store")
+        catalog = open_catalog(store)
+        catalog.commit({"frames": frames(A)}, scan_done(A))
+        handle = catalog.log("frames")._refresh()
+        assert handle is catalog.log("frames")._refresh()
+        store.token = "second"
+        renewed = catalog.log("frames")._refresh()
+        assert renewed is not handle and renewed._storage_options == {"AWS_SESSION_TOKEN": "second"}
+        assert len(rows(catalog)) == 3
+
     def test_two_processes(self, tmp_path: Path) -> None:
         """Two processes that create the tables together and commit 20 batches each lose and double nothing."""
         code = (
