@@ -103,13 +103,15 @@ def _ingest(args: argparse.Namespace, context: Context) -> int:
         registrar.write_cameras(registry.cameras if registry else ())
         with context.out.progress(len(found.arrivals), "registering") as task:
             outcome = registrar.run(found.arrivals, lambda name: task.advance(1, name))
+        n_asked = len(found.arrivals)
         if registry is not None or _is_own(args, context):  # a corrected camera corrects its clips, wherever they came from
             outdated = registrar.outdated()
+            n_asked += len(outdated)
             with context.out.progress(len(outdated), "correcting") as task:
                 outcome = registrar.run(outdated, lambda name: task.advance(1, name))
         run.outputs |= {"n_registered": len(outcome.registered), "n_failed": len(outcome.failed), "n_labels": outcome.n_labels}
         _show_outcome(context, outcome, plan)
-        return _judge(outcome, len(found.arrivals), args.max_failures)
+        return _judge(outcome, n_asked, args.max_failures)
 
 
 def _is_own(args: argparse.Namespace, context: Context) -> bool:

@@ -8,7 +8,8 @@ A view is frozen: `where` returns a narrower one, and nothing is read before it 
 a *frame* that some step looked at, a *clip*, or an *interval* to which a person gave a class label.
 
 Rows are not footage. A frame stands for more time the less likely it was to be looked at; so a distribution gives both:
-rows, and seconds of footage, each frame counting its own duration / p_keep. The vault is left out unless asked for.
+rows, and seconds of footage, each frame counting its clip's mean time per frame / p_keep. The vault is left out unless
+asked for.
 """
 
 from __future__ import annotations
