@@ -190,7 +190,7 @@ def appoint(story: Story) -> Facts:
 
 def select(story: Story, name: str, n: int) -> Facts:
     """Draw a balanced selection for training and freeze it as a data set."""
-    how = ("--where", "site = 'north1'", "--by", "label", "--strategy", "balanced")
+    how = ("--where", "site = 'north1'", "--by", "label,lighting", "--strategy", "balanced")
     drawn = frozen(story, name, str(n), *how, "--split", "train=.85,val=.15", "--split-by", "recording_id")
     story.say(f"{len(drawn.rows)} intervals drawn")
     for short in drawn.shortages[:4]:
@@ -317,7 +317,7 @@ def tell(story: Story) -> None:
     step("look", "How the footage is distributed", look)
     step("ask", "People label", lambda s: ask(s, "to-label", "site in ('north1', 'south1')"))
     step("appoint", "What will judge is frozen before anything is learned", appoint)
-    step("select", "A balanced selection, and what it could not meet", lambda s: select(s, "actions-1", 1200))
+    step("select", "A balanced selection, and what it could not meet", lambda s: select(s, "actions-1", 1800))
     learned = step("learn", "A video model beside a per-frame baseline", lambda s: learn(s, "actions-1"))
     verdict = step("judge", "The exported file is judged, slice by slice", lambda s: judge(s, learned))
     wished = step("wish", "What was missing is asked of the cameras", lambda s: wish(s, verdict))
@@ -325,7 +325,7 @@ def tell(story: Story) -> None:
         step("register-2", "The loop once more: register, detect, tag", register)
         step("look-2", "How the footage is distributed now", look)
         step("ask-2", "People label what came", lambda s: ask(s, "to-label-2", "site = 'north1'"))
-        step("select-2", "A balanced selection again", lambda s: select(s, "actions-2", 1800))
+        step("select-2", "A balanced selection again", lambda s: select(s, "actions-2", 2600))
         learned = step("learn-2", "The same recipes on more", lambda s: learn(s, "actions-2"))
         verdict = step("judge-2", "The gate judges afresh", lambda s: judge(s, learned))
     released = step("release", "The release is signed", lambda s: release(s, learned, verdict))
