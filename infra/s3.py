@@ -303,11 +303,9 @@ class S3Store:
                 found = self._s3.head_object(**self._at(check_readable(key)), ChecksumMode="ENABLED")
         except ObjectMissing:
             return False
-        n_bytes = path.stat().st_size
-        if found["ContentLength"] != n_bytes:
+        if found["ContentLength"] != (n_bytes := path.stat().st_size):
             return False
-        stored = found.get("ChecksumSHA256")
-        if stored and self._checks():
+        if (stored := found.get("ChecksumSHA256")) and self._checks():
             return bool(stored == (_composite_sha256(path, n_bytes) if "-" in stored else _b64(sha256)))
         digest = hashlib.sha256()
         with self._explained(key):
