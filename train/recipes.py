@@ -83,7 +83,7 @@ def from_json(document: Mapping[str, Any]) -> Recipe:
 
 
 def gesture_gru() -> Recipe:
-    """Movements of a person before a fixed camera, ten frames a second; no mirroring, directions matter.
+    """Movements of a person before a fixed camera, five frames a second; no mirroring, directions matter.
 
     The crop that follows motion is moved and zoomed while training; light is not augmented: a night has to be filmed.
     """
@@ -91,13 +91,13 @@ def gesture_gru() -> Recipe:
     return Recipe(
         name="gesture_gru",
         model=model,
-        window=WindowSpec(n_frames=16, period_s=0.1, stride=4, context_s=0.8),
+        window=WindowSpec(n_frames=12, period_s=0.2, stride=2, context_s=0.8),
         epochs=15,
         batch_windows=8,
-        max_windows=480,
+        max_windows=640,
         lr=3e-3,
         label_smoothing=0.02,
-        warm_up=3,
+        warm_up=2,
         carry_share=0.3,
         patience=15,
         threads=1,

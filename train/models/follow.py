@@ -7,7 +7,7 @@ to learn each action at each place; one that looks where something moves learns 
 crop's way: beside the luma it shows the change to the frame before and the difference to a slow mean of all frames.
 
 The map is compared with its own mean, so the crop follows motion in the dark as well; what it shows is not scaled: a
-night looks dark and flat. While training, the crop is a little off and a little too large or small, the same for all
+night looks dark. While training, the crop is a little off and a little too large or small, the same for all
 frames of a window: the cheapest of all augmentations, since it costs nothing.
 """
 
@@ -76,13 +76,11 @@ class Follow(nn.Module):
             energy = functional.avg_pool2d(change.abs(), CELL_PX)
             motion = _KEEP_MOTION * motion + (energy - _ABOVE_MEAN * energy.mean((2, 3), keepdim=True)).clamp(min=0.0)
             centres.append(self._centre(motion))
-            shown.append(torch.cat([now * _LIGHT_GAIN, change * _CHANGE_GAIN, (now - background) * _BACKGROUND_GAIN], 1))
+            shown.append(torch.cat([(now - 0.5) * _LIGHT_GAIN, change * _CHANGE_GAIN, (now - background) * _BACKGROUND_GAIN], 1))
             background = _KEEP_BACKGROUND * background + (1.0 - _KEEP_BACKGROUND) * now
             previous = now
         grid = self._window(n, t) + torch.stack(centres, 1).view(n * t, 1, 1, 2)
         crops = functional.grid_sample(torch.stack(shown, 1).flatten(0, 1), grid, align_corners=False, padding_mode="border")
-        light = crops[:, :1]
-        crops = torch.cat([light - light.mean((2, 3), keepdim=True), crops[:, 1:]], 1)
         following = {"previous": previous, "background": background, "motion": motion, "seen": torch.ones_like(seen)}
         return crops.view(n, t, N_CHANNELS, self.side_px, self.side_px), following
 
