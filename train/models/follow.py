@@ -76,7 +76,8 @@ class Follow(nn.Module):
             energy = functional.avg_pool2d(change.abs(), CELL_PX)
             motion = _KEEP_MOTION * motion + (energy - _ABOVE_MEAN * energy.mean((2, 3), keepdim=True)).clamp(min=0.0)
             centres.append(self._centre(motion))
-            shown.append(torch.cat([(now - 0.5) * _LIGHT_GAIN, change * _CHANGE_GAIN, (now - background) * _BACKGROUND_GAIN], 1))
+            seen_now = ((now - 0.5) * _LIGHT_GAIN, change * _CHANGE_GAIN, (now - background) * _BACKGROUND_GAIN)
+            shown.append(torch.cat(seen_now, 1))
             background = _KEEP_BACKGROUND * background + (1.0 - _KEEP_BACKGROUND) * now
             previous = now
         grid = self._window(n, t) + torch.stack(centres, 1).view(n * t, 1, 1, 2)
