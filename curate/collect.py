@@ -107,6 +107,10 @@ class Collector:
         self._catalog.append("failures", [row], clock=self._clock)
         self._tally.failed.append((str(work.clip["source_name"]), end["error"]))
 
+    def incomplete(self) -> list[str]:
+        """Return the clips of which something came back, but not their end."""
+        return sorted(self._open)
+
     def flush(self) -> None:
         """Commit what is complete: one batch per step, in the order of the steps."""
         complete, self._complete = self._complete, []

@@ -323,8 +323,10 @@ def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row per live class label, with the columns of the kept frame nearest its centre (null without one)."""
     labels = catalog.scan("labels")
     retracted = labels.filter(pl.col("retracts").is_not_null()).select(label_id="retracts")
-    live = labels.filter(pl.col("retracts").is_null() & pl.col("factor").is_null()).join(retracted, on="label_id", how="anti")
-    spans = live.select("clip_id", "start_pts", "end_pts", label="name", annotator="annotator").unique()
+    about_all = pl.col("retracts").is_null() & pl.col("factor").is_null() & pl.col("x1").is_null()  # a box is about a part
+    live = labels.filter(about_all).join(retracted, on="label_id", how="anti")
+    said = live.select("clip_id", "start_pts", "end_pts", "annotator", label="name")
+    spans = said.group_by("clip_id", "start_pts", "end_pts", "label").agg(pl.col("annotator").unique().sort().str.join(", "))
     spans = spans.join(_frame_seconds(catalog), on="clip_id", how="semi")
     spans = spans.with_columns(pts=(pl.col("start_pts") + pl.col("end_pts")) // 2).sort("pts")
     clip_columns = ["camera_id", "recording_id", "site", "day", "source_group", "source_name"]

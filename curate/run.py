@@ -106,3 +106,5 @@ def _pixels(
             advance(n_complete, f"{rate:.1f} frames/s")
     finally:
         collector.flush()  # also when stopped: what is complete is not done twice
+    if left := collector.incomplete():
+        raise JobError(f"{len(left)} clips came back incomplete, as {left[0]}: nothing of them is done; run the command again")

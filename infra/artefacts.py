@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -361,16 +362,24 @@ class Outbox:
         return path
 
     def finished(self) -> list[tuple[Path, Sidecar]]:
-        """Return the finished clips with their sidecars, in order of recording."""
+        """Return the finished clips with their sidecars, in order of recording; a sidecar that cannot be read is set aside."""
         found = []
-        for path in self.folder.glob("*.json") if self.folder.is_dir() else ():
-            if durable.is_temporary(path.name):
+        for path in sorted(self.folder.glob("[!.]*.json")) if self.folder.is_dir() else ():
+            try:
+                sidecar = Sidecar.from_json(path.read_bytes())
+            except ArtefactError as error:
+                self.set_aside(path.stem, str(error))
                 continue
-            sidecar = Sidecar.from_json(path.read_bytes())
             clip = path.with_suffix(f".{sidecar.container}")
             if clip.exists():
                 found.append((clip, sidecar))
         return sorted(found, key=lambda pair: (pair[1].boot_id, pair[1].seq))
+
+    def set_aside(self, clip_id: str, reason: str) -> None:
+        """Move a clip that cannot be delivered to `broken/`, with the reason, so that it holds up no other."""
+        for path in sorted(self.folder.glob(f"{clip_id}.*")):
+            durable.adopt(path, self.folder / "broken" / path.name)
+        durable.write(self.folder / "broken" / f"{clip_id}.reason.txt", f"{reason}\n".encode())
 
 
 def read_gate(text: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
@@ -379,8 +388,6 @@ def read_gate(text: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
     Raises:
         UsageError: not TOML, an unknown key, or a slice without name or where.
     """
-    import tomllib
-
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

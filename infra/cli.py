@@ -254,12 +254,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = f"needs {error.name}, which a light install leaves out: pip install 'camloop[cloud]'"
         sys.stderr.write(f"camloop {argv[0]}: {missing}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ncamloop {argv[0]}: stopped; the same command goes on from here\n")
-        return 130
     except BrokenPipeError:
         sys.stderr.close()  # `camloop query | head`: nobody listens, which is no fault
         return 0
+    except OSError as error:
+        if "--debug" in argv:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        remedy = "free space or mend the disk, then run it again"
+        sys.stderr.write(f"camloop {argv[0]}: {error.strerror or error}{where}: {remedy}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ncamloop {argv[0]}: stopped; the same command goes on from here\n")
+        return 130
 
 
 if __name__ == "__main__":

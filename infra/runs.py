@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from infra import keys
 from infra.clock import Clock, SystemClock
 from infra.errors import CamloopError
+from infra.log import Log
 
 if TYPE_CHECKING:
     from infra.catalog import Catalog
 
+_log = Log("runs")
 _PLAIN = (str, int, float, bool, type(None), list, tuple)
 
 
@@ -73,7 +75,12 @@ def recorded(
             "exit_code": run.exit_code,
             "message": run.message,
         }
-        catalog.append("runs", [row], clock=clock)
+        try:
+            catalog.append("runs", [row], clock=clock)
+        except CamloopError as failure:
+            if error is None:
+                raise
+            _log.warning("runs row not written", command=command, why=str(failure))  # the command's own error matters more
 
 
 def _ending(error: BaseException) -> tuple[int, str]:

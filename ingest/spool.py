@@ -115,10 +115,15 @@ class Spool:
         return True
 
     def adopt_outbox(self, folder: Path) -> int:
-        """Move all finished clips of an outbox in and return how many were new."""
-        n_new = 0
-        for path, sidecar in Outbox(folder).finished():
-            n_new += self.adopt(path, sidecar)
+        """Move all finished clips of an outbox in and return how many were new; a broken one is set aside there."""
+        n_new, outbox = 0, Outbox(folder)
+        for path, sidecar in outbox.finished():
+            try:
+                n_new += self.adopt(path, sidecar)
+            except ArtefactError as error:
+                outbox.set_aside(sidecar.clip_id, str(error))
+                _log.warning("outbox_clip_broken", clip_id=sidecar.clip_id, reason=str(error))
+                continue
             with _explained(self.folder):
                 durable.remove(path.with_suffix(".json"))
         return n_new

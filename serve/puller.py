@@ -225,7 +225,7 @@ class Puller:
         try:
             tried = self._read_slot(self.home / "slots" / slot)
             self._trial(tried.bundle, tried.release)
-        except ArtefactError as error:
+        except (ArtefactError, OSError) as error:
             return self._roll_back(str(error))
         self._save(stage="committed", good=slot, previous=self.state.good, why="")
         self._clean()

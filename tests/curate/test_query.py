@@ -185,3 +185,15 @@ def test_objects_show_themselves(footage: Footage) -> None:
     view = footage.frames.where("brightness < 200")
     assert repr(view) == "<12 frames where brightness < 200>"
     assert "brightness &lt; 200" in view._repr_html_()
+
+
+def test_two_people_who_agree_are_one_interval(footage: Footage) -> None:
+    """The same words about the same time make one row that names both; a label with a box is about a part, not the frame."""
+    before = footage.intervals.to_polars()
+    clip_id = before["clip_id"][0]
+    span = {"clip_id": clip_id, "start_pts": 0, "end_pts": 20, "name": before["label"][0], "annotator": "ben", "created_ns": 2}
+    boxed = {**span, "label_id": "boxed", "start_pts": 5, "x1": 0.0, "y1": 0.0, "x2": 9.0, "y2": 9.0}
+    footage.catalog.append("labels", [{**span, "label_id": "second"}, boxed])
+    after = footage.intervals.to_polars()
+    assert after.height == before.height
+    assert after.filter(pl.col("clip_id") == clip_id)["annotator"].to_list() == ["anna, ben"]

@@ -91,6 +91,22 @@ class TestLife:
         assert [path.name for path in (tmp_path / "outbox").iterdir()] == ["unfinished.mp4"]
         assert spool.adopt_outbox(tmp_path / "nowhere") == 0
 
+    def test_a_broken_clip_holds_up_no_other(self, spool: Spool, make_clip: MakeClip, tmp_path: Path) -> None:
+        """A damaged sidecar and a clip of the wrong size are set aside with their reasons; the sound one comes in."""
+        outbox = Outbox(tmp_path / "outbox")
+        ids = []
+        for number in range(3):
+            path, sidecar = make_clip(number)
+            outbox.put(path.read_bytes(), sidecar)
+            ids.append(sidecar.clip_id)
+        (outbox.folder / f"{ids[0]}.json").write_bytes(b"{")
+        (outbox.folder / f"{ids[1]}.mp4").write_bytes(b"short")
+        assert spool.adopt_outbox(outbox.folder) == 1
+        assert [clip.sidecar.clip_id for clip in spool.pending()] == [ids[2]]
+        broken = {path.name for path in (outbox.folder / "broken").iterdir()}
+        assert {f"{ids[0]}.reason.txt", f"{ids[1]}.reason.txt", f"{ids[0]}.mp4", f"{ids[1]}.json"} <= broken
+        assert spool.adopt_outbox(outbox.folder) == 0
+
 
 class TestLocks:
     def test_one_uploader(self, spool: Spool) -> None:
