@@ -180,6 +180,7 @@ class Registrar:
         group = self._group(arrival, given, held)
         fingerprint = self._fingerprint(arrival.camera_id, group)
         if held is not None and same_file and self._fingerprints.get(held["clip_id"]) == fingerprint:
+            self._restore(arrival, path, held, sha256)
             self.outcome.known.append(arrival.source_name)
             self._say(arrival, path, given, held)
             return
@@ -197,6 +198,13 @@ class Registrar:
             self._add(arrival, path, clip, fingerprint)
             (self.outcome.registered if held is None else self.outcome.corrected).append(arrival.source_name)
         self._say(arrival, path, given, self._held[clip.clip_id])
+
+    def _restore(self, arrival: Arrival, path: Path, held: Mapping[str, Any], sha256: str) -> None:
+        """Put the bytes of a known clip back if its object is gone: who still has the file mends the loss by ingesting it."""
+        ours = arrival.key is None and str(held["key"]).startswith(keys.CLIPS)
+        if ours and self._store.head(held["key"]) is None:
+            self._store.put_file_if_absent(held["key"], path, sha256=sha256)
+            self.outcome.remarks.append(f"restored: {arrival.source_name}: its object {held['key']} was gone")
 
     def _group(self, arrival: Arrival, given: Given, held: Mapping[str, Any] | None) -> str | None:
         """Return the source_group: what is said now, else what was registered, else the sidecar's."""

@@ -111,7 +111,6 @@ def evaluate(
     if frames.table.is_empty():
         raise ArtefactError(f"bundle {bundle.bundle_id}: no prediction falls into a row of {question.split!r}")
     members = membership(catalog, frames.table, slices)
-    cells = tuple(_cell(s, frames, output, members[s.name], question.seed) for s in slices)
     report = Report(
         bundle_id=bundle.bundle_id,
         model_name=bundle.spec.model_name,
@@ -120,7 +119,7 @@ def evaluate(
         group_by=question.selection.group_by or "",
         judged=output,
         seed=question.seed,
-        cells=cells,
+        cells=tuple(_cell(s, frames, output, members[s.name], question.seed) for s in slices),
         labels=bundle.spec.labels,
         created_ns=(clock or SystemClock()).now_ns(),
         detail={

@@ -121,6 +121,17 @@ def test_folder_of_cameras(world: World) -> None:
     assert len({row["camera_number"] for row in world.rows("cameras")}) == 3
 
 
+def test_a_lost_object_comes_back(world: World) -> None:
+    """Whoever still has the file mends a lost object by ingesting it again; the clip stays the same clip."""
+    path = film(world.footage / "gate" / "a.mp4")
+    world.ingest(world.footage)
+    key = world.rows("clips")[0]["key"]
+    world.store.delete(key)
+    again = world.ingest(world.footage)
+    assert (len(again["known"]), again["registered"]) == (1, [])
+    assert world.store.get(key) == path.read_bytes() and any("restored" in remark for remark in again["remarks"])
+
+
 def test_dry_run_writes_nothing(world: World) -> None:
     """--dry-run shows the plan and leaves no store behind."""
     film(world.footage / "gate" / "a.mp4")
