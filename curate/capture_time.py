@@ -143,8 +143,8 @@ def from_exif(picture: Path | IO[bytes]) -> datetime | None:
         with Image.open(picture) as image:
             exif = image.getexif()
             detail = exif.get_ifd(_EXIF_IFD)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, ModuleNotFoundError):
+        return None  # ModuleNotFoundError: ultralytics, once imported, makes Pillow ask for pi_heif on what it cannot read
     text = str(detail.get(_EXIF_ORIGINAL) or exif.get(_EXIF_MODIFIED) or "").strip("\x00 ")
     offset = re.fullmatch(r"[+-]\d{2}:\d{2}|Z", str(detail.get(_EXIF_ORIGINAL_OFFSET) or "").strip("\x00 "))
     try:

@@ -138,7 +138,7 @@ def test_a_model_comes_from_a_bucket_and_runs(
         "run", "sim://5/harbour1-yard?seconds=4&batch=live", "--from", bucket, "--root-sha256", released["root_sha256"],
         "--home", device, "--outbox", outbox, "--all-frames",
     )  # fmt: skip
-    assert ran["bundle_id"] == bundle_id and ran["forced"] and ran["n_predictions"] == 40
+    assert ran["bundle_id"] == bundle_id and ran["forced"] and ran["n_predictions"] == 21
     n_back = types("upload", str(tmp_path / "spool"), "--outbox", outbox)["n_clips"]
     assert len(types("ingest")["registered"]) == n_back
     stored = {stat.key.split("/")[0] for stat in open_store(bucket, load_settings()).list()}

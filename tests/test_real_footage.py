@@ -105,7 +105,8 @@ def test_lighting_is_what_a_person_sees(owner: Owner, shared_data: Path, tmp_pat
 
 
 def _train_and_judge(owner: Owner, name: str, split: str, split_by: str, threshold: float, folder: Path) -> tuple[str, Any]:
-    owner.types("sample", name, "all", "--split", split, "--split-by", split_by, "--vault")
+    where = f"{split_by} is not null"  # a row of unknown origin could leak into any part: it is left out
+    owner.types("sample", name, "all", "--where", where, "--split", split, "--split-by", split_by, "--vault")
     owner.types("dataset", name, "--selection", name)
     run_id = owner.types("train", name, "--recipe", "tests.test_real_footage:four_epochs")["run_id"]
     bundle_id = owner.types("export", run_id, "--name", name)["bundle_id"]
