@@ -26,8 +26,11 @@ check: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+# One order of the tests for everybody; another one with CAMLOOP_TEST_SEED=NUMBER.
+CAMLOOP_TEST_SEED ?= 1578579365
+
 test: check
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --randomly-seed=$(CAMLOOP_TEST_SEED)
 
 test-all: check
 	@CAMLOOP_TEST_COUNT=$${CAMLOOP_TEST_COUNT:-20} $(BIN)/python -m pytest
