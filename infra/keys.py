@@ -77,11 +77,6 @@ def sidecar_key(clip_key: str) -> str:
     return clip_key.rsplit(".", 1)[0] + ".json"
 
 
-def ledger_key(host_id: str, boot_id: str, number: int) -> str:
-    """Return `ledger/<host_id>/<boot_id>/<n>.json`."""
-    return f"ledger/{check_name(host_id, 'host')}/{check_name(boot_id, 'boot')}/{number}.json"
-
-
 def table_prefix(table: str) -> str:
     """Return the folder of a table's Delta log and data files."""
     return f"{TABLES}{table}"

@@ -106,7 +106,7 @@ def _train_epoch(run: _Run, windows: WindowSet, epoch: int, on_step: Callable[[i
     for step in range(n_steps):
         chosen = order[step * recipe.batch_windows : (step + 1) * recipe.batch_windows]
         pictures, labels = windows.batch(chosen)
-        frames = augment(pictures if recipe.model.sees_colour else without_colour(pictures), recipe.augment, generator)
+        frames = augment(_shown(pictures, recipe), recipe.augment, generator)
         state = _carry(initial_state(model, len(chosen)), carried, recipe.carry_share, generator)
         logits, last = model(frames, state)
         loss = _loss(logits, labels, recipe)
@@ -123,6 +123,11 @@ def _train_epoch(run: _Run, windows: WindowSet, epoch: int, on_step: Callable[[i
         total += loss.item() * len(chosen)
         on_step(1)
     return total / len(order), lr
+
+
+def _shown(pictures: Tensor, recipe: Recipe) -> Tensor:
+    """Return the pictures as far as the model looks at them."""
+    return pictures if recipe.model.sees_colour else without_colour(pictures)
 
 
 def _carry(state: State, carried: State, share: float, generator: torch.Generator) -> State:
@@ -153,8 +158,7 @@ def _validate(run: _Run, windows: WindowSet) -> tuple[float | None, float | None
     with torch.no_grad():
         for first in range(0, len(windows), recipe.batch_windows):
             pictures, labels = windows.batch(range(first, min(first + recipe.batch_windows, len(windows))))
-            seen = to_float(pictures if recipe.model.sees_colour else without_colour(pictures))
-            logits, _ = run.model(seen, initial_state(run.model, len(labels)))
+            logits, _ = run.model(to_float(_shown(pictures, recipe)), initial_state(run.model, len(labels)))
             total += _loss(logits, labels, recipe).item() * len(labels)
             judged = labels[:, recipe.warm_up :]
             right += int((logits[:, recipe.warm_up :].argmax(-1) == judged).sum())
