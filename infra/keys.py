@@ -107,6 +107,16 @@ def run_prefix(run_id: str) -> str:
     return f"runs/{run_id}/"
 
 
+def ledger_key(host_id: str, boot_id: str, number: int) -> str:
+    """Return the key of one page of a host's ledger: what it never delivered, and why."""
+    return f"ledger/{check_name(host_id, 'host')}/{check_name(boot_id, 'boot')}/{number:08d}.json"
+
+
+def health_key(host_id: str, boot_id: str, number: int) -> str:
+    """Return the key of one health report of a camera host."""
+    return f"health/{check_name(host_id, 'host')}/{check_name(boot_id, 'boot')}/{number:08d}.json"
+
+
 def new_id() -> str:
     """Return a fresh random id of 32 hex digits (batches, runs, labels that a person makes)."""
     return secrets.token_hex(16)

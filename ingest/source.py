@@ -8,10 +8,10 @@ how it relates to UTC, and how well (`clock`). Nothing here is written to disk, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from infra.errors import DeviceError, UsageError
@@ -29,15 +29,48 @@ SIM_OPTIONS = ("recording", "batch", "lighting", "seconds", "counter")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceFrame:
-    """One picture as it came: uint8 (H, W, 3) RGB, sensor time, and the sensor's running number (a jump is a loss)."""
+    """One picture as it came: uint8 (H, W, 3) RGB, sensor time, and the sensor's running number (a jump is a loss).
+
+    `controls` are what the sensor was set to for this frame (`exposure_us`, `gain`, ...), empty where nobody knows.
+    """
 
     rgb: Rgb
     sensor_ns: int
     frame_number: int
+    controls: Mapping[str, float] = field(default_factory=dict)
 
 
-class Source(Protocol):
-    """One recording of one camera, from its first frame to its last.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFormat:
+    """How an encoded stream is to be read: codec, stored size, and the codec's own header (SPS and PPS for h264)."""
+
+    codec: Literal["h264", "hevc", "mjpeg"]
+    width_px: int
+    height_px: int
+    extradata: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class EncodedFrame:
+    """One frame as the camera encoded it, kept as it came.
+
+    `sensor_ns` is its presentation time. Frames come in the order in which they are decoded; with B-frames that is not
+    the order of presentation, and `decode_ns` says when it is to be decoded (None: when it is shown). `small` is a small
+    picture of it, uint8 (h, w, 3) RGB, for the trigger and the preview, on those frames where the source made one.
+    """
+
+    data: bytes
+    is_keyframe: bool
+    sensor_ns: int
+    frame_number: int
+    format: StreamFormat
+    decode_ns: int | None = None
+    small: Rgb | None = None
+    controls: Mapping[str, float] = field(default_factory=dict)
+
+
+class Camera(Protocol):
+    """One recording of one camera: who films and how good its clock is.
 
     `recording_id` joins all clips made of it; `clock` says how good `utc_ns` is.
     """
@@ -55,8 +88,22 @@ class Source(Protocol):
         """Return the UTC nanoseconds of a sensor time, None when nobody knows."""
         ...
 
+
+class Source(Camera, Protocol):
+    """A camera that gives pictures, from the recording's first frame to its last."""
+
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the frames; sensor times and frame numbers grow strictly."""
+        ...
+
+
+class EncodedSource(Camera, Protocol):
+    """A camera that gives frames as it encoded them; `format` is that of the next frame."""
+
+    format: StreamFormat
+
+    def __iter__(self) -> Iterator[EncodedFrame]:
+        """Yield the frames in the order in which they are decoded; frame numbers grow strictly."""
         ...
 
 
