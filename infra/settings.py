@@ -11,28 +11,33 @@ Order of strength: a command's own flags (they are applied by the command line),
     role_arn = "arn:aws:iam::1:role/camera"
 
 Keys and secrets never stand in camloop.toml: they come from botocore's chain (environment, ~/.aws, instance role).
-A key that nobody knows is refused with its line; rooms' own tables (`ROOM_TABLES`) pass through in `Settings.toml`.
+A key that nobody knows is refused with its line. Rooms' own tables (`ROOM_TABLES`) pass through in `Settings.toml`; a room
+makes its own frozen dataclass of one with `read_table(TriggerSettings, table, settings.where("trigger"))`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 import socket
 import tomllib
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from infra.errors import SettingsError, UsageError
 from infra.keys import check_name
+from infra.log import mask
 
 FILE_NAME = "camloop.toml"
 ROOM_TABLES = frozenset({"camera", "agent", "privacy", "trigger", "spool", "upload", "serve", "jobs", "fleet", "loop", "ui"})
 Addressing = Literal["auto", "path", "virtual"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,38 @@ class S3Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where a table stands in a TOML file: enough to name the line of each of its keys. `table` may be dotted."""
+
+    file: Path | None
+    text: str = field(repr=False)
+    table: str
+    number: int = 0
+
+    def line(self, key: str | None = None) -> str:
+        """Return `FILE line N: ` of the key, or of the table where the key has no line of its own."""
+        if self.file is None:
+            return ""
+        lines = self.text.splitlines()
+        first, last = 0, len(lines)
+        names = self.table.split(".")
+        for depth in range(1, len(names) + 1):  # [[camera]], then [camera.trigger] within it
+            is_header = re.compile(rf"\s*\[+\s*{re.escape('.'.join(names[:depth]))}\s*\]")
+            starts = [at for at in range(first, last) if is_header.match(lines[at])]
+            if not starts:  # trigger = {...}
+                inline = [at for at in range(first, last) if _line_of(lines[at], names[depth - 1], 0)]
+                first, last = (inline[0], inline[0] + 1) if inline else (first, last)
+                break
+            number = min(self.number, len(starts) - 1) if depth == 1 else 0
+            first, last = starts[number], starts[number + 1] if number + 1 < len(starts) else last
+        found = (at for at in range(first, last) if key is not None and _line_of(lines[at], key, 0))
+        return f"{self.file} line {next(found, first) + 1}: "
+
+    def __str__(self) -> str:
+        return f"[{self.table}]" if self.table[:1].isalpha() else self.table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a machine is told. `toml` is the whole parsed camloop.toml, for the rooms' own tables such as [[camera]]."""
 
@@ -72,7 +109,13 @@ class Settings:
     s3: S3Settings = S3Settings()
     host_id: str = "host"
     ray_address: str | None = None
-    toml: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    toml: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)  # may hold a camera's password
+    toml_text: str = field(default="", repr=False)
+    file: Path | None = None
+
+    def where(self, table: str, number: int = 0) -> Where:
+        """Return the place of a table in camloop.toml, for `read_table`; `number` counts the [[tables]] of one name from 0."""
+        return Where(file=self.file, text=self.toml_text, table=table, number=number)
 
     def __post_init__(self) -> None:
         try:
@@ -125,7 +168,101 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
         host_id=_first(env, "CAMLOOP_HOST_ID") or document.get("host_id") or _host_name(),
         ray_address=_first(env, "CAMLOOP_RAY_ADDRESS") or document.get("ray_address"),
         toml=MappingProxyType(document),
+        toml_text=text,
+        file=source if text else None,
     )
+
+
+def read_table(cls: type[_T], table: Mapping[str, Any], where: Where | str) -> _T:
+    """Make a frozen, keyword-only dataclass of a TOML table.
+
+    Legal fields: bool, int, float (a whole number will do), str, Path (text), Literal, `X | None`, `tuple[X, ...]`,
+    `tuple[X, X]` and `Mapping[str, X]` of those, other such dataclasses (tables in the table) and Any. A value that
+    `__post_init__` refuses with a SettingsError whose first word is the field's name is told with that field's line.
+
+    Args:
+        cls: the dataclass; a field without a default must be in the table.
+        table: what tomllib made of it.
+        where: `settings.where("trigger")`, or a few words such as "--size" for what did not come from a file.
+
+    Raises:
+        SettingsError: an unknown key (with near names), a wrong type (with the legal one), a missing key, a refused value.
+    """
+    place = where if isinstance(where, Where) else Where(file=None, text="", table=where.strip("[]"))
+    name = str(where)
+    if not isinstance(table, Mapping):
+        raise SettingsError(f"{place.line()}{name} is {mask(repr(table))}; legal: a table")
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
+    made = {}
+    for key, value in table.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=2, cutoff=0.6)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise SettingsError(f"{place.line(key)}{name}: unknown key {key!r}{meant}; legal: {', '.join(fields)}")
+        try:
+            made[key] = _typed(hints[key], value, place, key)
+        except TypeError as error:
+            shown = mask(repr(value))[:120]
+            raise SettingsError(f"{place.line(key)}{name}: {key} = {shown}; legal: {error}") from None
+    missing = [
+        field.name
+        for field in fields.values()
+        if field.name not in made and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise SettingsError(f"{place.line()}{name} lacks {', '.join(missing)}")
+    try:
+        return cls(**made)
+    except (SettingsError, UsageError) as error:
+        first = str(error).split(" ", 1)[0]
+        raise SettingsError(f"{place.line(first if first in made else None)}{name}: {error}") from error
+
+
+def _typed(hint: Any, value: Any, place: Where, key: str) -> Any:
+    """Return `value` as the type `hint`; raises TypeError with the legal type in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        legal = []
+        for kind in kinds:
+            try:
+                return _typed(kind, value, place, key)
+            except TypeError as error:
+                legal.append(str(error))
+        raise TypeError(" or ".join(legal))
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool) != any(isinstance(a, bool) and a == value for a in arguments):
+            raise TypeError(", ".join(repr(argument) for argument in arguments))
+        return value
+    if origin is tuple:
+        n_fixed = None if arguments[-1] is Ellipsis else len(arguments)
+        if not isinstance(value, list) or (n_fixed is not None and len(value) != n_fixed):
+            raise TypeError(f"a list of {n_fixed} values" if n_fixed is not None else "a list [...]")
+        kinds = [arguments[0]] * len(value) if n_fixed is None else list(arguments)
+        return tuple(_typed(kind, item, place, key) for kind, item in zip(kinds, value, strict=True))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise TypeError("a table {...}")
+        return MappingProxyType({name: _typed(arguments[1], item, place, key) for name, item in value.items()})
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise TypeError("a table {...}")
+        return read_table(cast(Any, hint), value, dataclasses.replace(place, table=f"{place.table}.{key}"))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str) and value:
+        return Path(value)
+    if hint in _IN_WORDS and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError(_IN_WORDS.get(hint, str(hint)))
+
+
+_IN_WORDS: Mapping[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", Path: "a path in quotes",
+}  # fmt: skip
 
 
 def child_environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -165,9 +302,9 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         raise SettingsError(f"{path}: {error.strerror}") from error
 
 
-def _line_of(text: str, name: str) -> int:
+def _line_of(text: str, name: str, default: int = 1) -> int:
     pattern = re.compile(rf"""^\s*(?:\[\[?\s*)?(?:"|')?{re.escape(name)}(?:"|')?\s*[\].=]""")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), default)
 
 
 def _check(document: Mapping[str, Any], text: str, path: Path) -> None:

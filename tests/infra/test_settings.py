@@ -6,13 +6,15 @@ import dataclasses
 import io
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from infra import log
 from infra.errors import SettingsError
-from infra.settings import ROOM_TABLES, S3Settings, Settings, child_environment, load_settings, with_store
+from infra.settings import ROOM_TABLES, S3Settings, Settings, child_environment, load_settings, read_table, with_store
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -128,3 +130,91 @@ class TestLog:
     def test_import_has_no_effect(self) -> None:
         """A Log that nobody configured has no handler of its own."""
         assert log.Log("x")._logger.handlers == []
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Least:
+    """A table in a table."""
+
+    share: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Motion:
+    """A table of every kind of value."""
+
+    kind: Literal["motion", "always"]
+    pre_roll_s: float = 2.0
+    frames: int = 3
+    keep: bool = False
+    mask: Path | None = None
+    size: tuple[int, int] | None = None
+    hours: tuple[str, ...] = ()
+    controls: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    least: Least = Least()
+    anything: Any = None
+
+    def __post_init__(self) -> None:
+        if self.pre_roll_s < 0:
+            raise SettingsError(f"pre_roll_s is {self.pre_roll_s:g}; legal: 0 or more seconds")
+
+
+class TestReadTable:
+    def test_every_kind_of_value(self) -> None:
+        """TOML values become the types of the fields; a whole number is a number, a list a tuple."""
+        table = {
+            "kind": "motion", "pre_roll_s": 3, "frames": 2, "keep": True, "mask": "a.png", "size": [320, 240],
+            "hours": ["22-06"], "controls": {"gain": 2}, "least": {"share": 1}, "anything": [{}],
+        }  # fmt: skip
+        found = read_table(Motion, table, "[trigger]")
+        assert found == Motion(
+            kind="motion", pre_roll_s=3.0, frames=2, keep=True, mask=Path("a.png"), size=(320, 240), hours=("22-06",),
+            controls=found.controls, least=Least(share=1.0), anything=[{}],
+        )  # fmt: skip
+        assert isinstance(found.pre_roll_s, float) and dict(found.controls) == {"gain": 2.0}
+
+    @pytest.mark.parametrize(
+        ("table", "message"),
+        [
+            ({"kind": "motion", "pre_rol_s": 3}, "[trigger]: unknown key 'pre_rol_s'; did you mean pre_roll_s?; legal: kind, "),
+            ({"kind": "sound"}, "[trigger]: kind = 'sound'; legal: 'motion', 'always'"),
+            ({"kind": "motion", "pre_roll_s": "3"}, "[trigger]: pre_roll_s = '3'; legal: a number"),
+            ({"kind": "motion", "pre_roll_s": True}, "[trigger]: pre_roll_s = True; legal: a number"),
+            ({"kind": "motion", "frames": 2.5}, "[trigger]: frames = 2.5; legal: a whole number"),
+            ({"kind": "motion", "keep": 1}, "[trigger]: keep = 1; legal: true or false"),
+            ({"kind": "motion", "size": [1]}, "[trigger]: size = [1]; legal: a list of 2 values"),
+            ({"kind": "motion", "hours": "22-06"}, "[trigger]: hours = '22-06'; legal: a list [...]"),
+            ({"kind": "motion", "controls": {"gain": "x"}}, "[trigger]: controls = {'gain': 'x'}; legal: a number"),
+            (
+                {"kind": "motion", "least": {"shar": 1}},
+                "[trigger.least]: unknown key 'shar'; did you mean share?; legal: share",
+            ),
+            ({"kind": "motion", "mask": "rtsp://me:secret@host/1", "keep": "rtsp://me:secret@host/1"}, "rtsp://***@host/1"),
+            ({}, "[trigger] lacks kind"),
+            ({"kind": "motion", "pre_roll_s": -1}, "[trigger]: pre_roll_s is -1; legal: 0 or more seconds"),
+            ([], "[trigger] is []; legal: a table"),
+        ],
+    )
+    def test_what_is_refused(self, table: Any, message: str) -> None:
+        """A wrong table is refused in one line with the key, the value and what is legal; a password is masked."""
+        with pytest.raises(SettingsError) as caught:
+            read_table(Motion, table, "[trigger]")
+        assert message in str(caught.value) and "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+    def test_the_line(self, tmp_path: Path) -> None:
+        """The line is that of the key in its own table: the second camera's, the camera's own trigger's."""
+        text = (
+            '[[camera]]\nid = "a"\nkind = "motion"\n[camera.trigger]\nkind = "always"\n\n'
+            '[[camera]]\nid = "b"\ntrigger = {kind = 1}\n[camera.spool]\nkind = "x"\n[trigger]\nkind = 7\n'
+        )
+        settings = load_settings(write(tmp_path, text), {})
+        lines = {
+            (table, number, key): settings.where(table, number).line(key).rsplit(" line ")[1].removesuffix(": ")
+            for table, number, key in [
+                ("camera", 0, "id"), ("camera", 1, "id"), ("camera", 1, None), ("camera.trigger", 0, "kind"),
+                ("camera.trigger", 1, "kind"), ("camera.spool", 1, "kind"), ("trigger", 0, "kind"),
+            ]
+        }  # fmt: skip
+        assert list(lines.values()) == ["2", "8", "7", "5", "9", "11", "13"]
+        with pytest.raises(SettingsError, match=r"camloop\.toml line 13: \[trigger\]: kind = 7; legal: 'motion', 'always'"):
+            read_table(Motion, settings.toml["trigger"], settings.where("trigger"))
