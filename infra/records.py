@@ -99,6 +99,8 @@ class Sidecar:
     `controls` holds what was set per frame where it differs (exposure, gain, white balance), keyed by name.
     `label` is the class given at recording (seed 000: `DIR/CLASS SECONDS`), None when nothing was said.
     `outbox` is set on a clip that a Pi sends back: the bundle, the prediction and why it was kept.
+    `event` is what the trigger said of it (kind, peak, reason, uncertain, wanted_id, n_skipped: frames not kept before it).
+    `salvaged` says that the recorder died in it: what was readable is kept, its times come from the file, to a tick of it.
     """
 
     clip_id: str
@@ -121,6 +123,8 @@ class Sidecar:
     source_group: str | None = None
     site: str | None = None
     outbox: Mapping[str, Any] | None = None
+    event: Mapping[str, Any] = field(default_factory=dict)
+    salvaged: bool = False
     version: int = SIDECAR_VERSION
 
     def to_json(self) -> bytes:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from infra.errors import DeviceError, UsageError
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from infra.picture import Rgb
 
 _NS_PER_S = 1_000_000_000
+SOURCE_DROPPED: Final = "source dropped"
+RECORDER_SLOW: Final = "recorder too slow"
+REOPENED: Final = "stream reopened"
+PRIVACY: Final = "privacy"
+NO_KEYFRAME: Final = "no keyframe yet"
+SALVAGED: Final = "recorder died"
+CAUSES: Final = (SOURCE_DROPPED, RECORDER_SLOW, REOPENED, PRIVACY, NO_KEYFRAME, SALVAGED)
+"""Whose fault a gap is: what stands in `Gap.cause`."""
 SIM_OPTIONS = ("recording", "batch", "lighting", "seconds", "counter")
 
 
@@ -32,12 +40,14 @@ class SourceFrame:
     """One picture as it came: uint8 (H, W, 3) RGB, sensor time, and the sensor's running number (a jump is a loss).
 
     `controls` are what the sensor was set to for this frame (`exposure_us`, `gain`, ...), empty where nobody knows.
+    `lost` says whose fault it is, as far as known, when frame numbers jump before this frame (see `CAUSES`).
     """
 
     rgb: Rgb
     sensor_ns: int
     frame_number: int
     controls: Mapping[str, float] = field(default_factory=dict)
+    lost: str = SOURCE_DROPPED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +77,10 @@ class EncodedFrame:
     decode_ns: int | None = None
     small: Rgb | None = None
     controls: Mapping[str, float] = field(default_factory=dict)
+    lost: str = SOURCE_DROPPED
+
+
+Frame = SourceFrame | EncodedFrame
 
 
 class Camera(Protocol):
