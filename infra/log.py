@@ -19,7 +19,7 @@ from typing import IO
 
 ROOT = "camloop"
 MASK = "***"
-_URL_PASSWORD = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]+@")
+_URL_PASSWORD = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]+@")  # up to the last @ before the path
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}\b")
 _ASSIGNED = re.compile(
     r"(?i)(?P<name>[\w-]*(?:secret|password|passwd|token|signature|credential|authorization|api_?key)[\w-]*)"

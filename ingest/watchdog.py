@@ -1,0 +1,247 @@
+"""Is a camera alive? The recorder process beats, the supervisor in another process watches the age of the last frame.
+
+A camera that hangs raises nothing (picamera2#1392, a frozen RTSP stream), so nothing here waits for an exception: the
+recorder writes a few bytes into a pipe for its frames (`Heartbeat`), at most twice a second, and the supervisor decides
+from their times alone (`Watch`) when the process is killed with its whole group and when it is started again.
+
+Only the standard library: the watching side must live on a host whose other processes are out of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+from infra.clock import Clock, SystemClock
+from infra.errors import DeviceError
+
+BEAT_PERIOD_S = 0.5
+FIRST_PAUSE_S = 1.0
+GOOD_RUN_S = 60.0  # after so long a run the next failure is a first one again
+_BEAT = struct.Struct("<4sqqqqqq")  # 52 bytes: far below PIPE_BUF, so that a write is whole or not at all
+_MAGIC = b"beat"
+_RATE_OVER_S = 10.0
+
+
+class Framed(Protocol):
+    """What beats: any frame."""
+
+    sensor_ns: int
+    frame_number: int
+
+
+_F = TypeVar("_F", bound=Framed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a recorder process says about itself; the counts are since its start."""
+
+    frame_number: int
+    sensor_ns: int
+    n_frames: int
+    n_dropped: int
+    n_skipped: int
+    n_clips: int
+
+
+class Heartbeat:
+    """The recorder's end of the pipe; cheap enough to be called for every frame.
+
+    Args:
+        fd: the pipe's writing end, as `--heartbeat-fd` names it; None beats nowhere.
+        clock: tells when the last beat was.
+
+    `n_skipped` (frames that the trigger did not keep) and `n_clips` are set by the recorder and go along.
+    """
+
+    def __init__(self, fd: int | None, clock: Clock | None = None) -> None:
+        self._fd, self._clock = fd, clock or SystemClock()
+        self._n_frames = self._n_dropped = 0
+        self._last_number: int | None = None
+        self._next_ns: int | None = None
+        self.n_skipped = self.n_clips = 0
+        if fd is not None:
+            try:
+                os.set_blocking(fd, False)
+                os.set_inheritable(fd, False)
+            except OSError as error:
+                raise DeviceError(f"heartbeat descriptor {fd}: {error.strerror}; legal: the writing end of a pipe") from error
+
+    def beat(self, frame_number: int, sensor_ns: int) -> None:
+        """Count a frame and, at most twice a second, tell the supervisor.
+
+        Raises:
+            DeviceError: the supervisor is gone; who records for it stops and keeps what it has.
+        """
+        if self._last_number is not None and frame_number > self._last_number + 1:
+            self._n_dropped += frame_number - self._last_number - 1
+        self._last_number = frame_number
+        self._n_frames += 1
+        if self._fd is None:
+            return
+        now_ns = self._clock.mono_ns()
+        if self._next_ns is not None and now_ns < self._next_ns:
+            return
+        self._next_ns = now_ns + round(BEAT_PERIOD_S * 1e9)
+        counts = (self._n_frames, self._n_dropped, self.n_skipped, self.n_clips)
+        try:
+            os.write(self._fd, _BEAT.pack(_MAGIC, frame_number, sensor_ns, *counts))
+        except BlockingIOError:
+            pass  # a supervisor that does not read: it has its own watchdog
+        except OSError as error:
+            raise DeviceError("the agent that started this recorder is gone; it stops here") from error
+
+    def watch(self, frames: Iterable[_F]) -> Iterator[_F]:
+        """Yield the frames, one beat each: put it next to the camera, before the trigger."""
+        for frame in frames:
+            self.beat(frame.frame_number, frame.sensor_ns)
+            yield frame
+
+
+def read_beats(data: bytes) -> tuple[list[Beat], bytes]:
+    """Return the whole beats in what a pipe gave, and the rest; garbage is skipped to the next beat."""
+    beats = []
+    while len(data) >= _BEAT.size:
+        if not data.startswith(_MAGIC):
+            at = data.find(_MAGIC, 1)
+            data = data[at:] if at >= 0 else b""
+            continue
+        _, number, sensor_ns, *counts = _BEAT.unpack_from(data)
+        n_frames, n_dropped, n_skipped, n_clips = counts
+        beats.append(
+            Beat(
+                frame_number=number, sensor_ns=sensor_ns, n_frames=n_frames, n_dropped=n_dropped, n_skipped=n_skipped,
+                n_clips=n_clips,
+            )
+        )  # fmt: skip
+        data = data[_BEAT.size :]
+    return beats, data
+
+
+State = Literal["starting", "running", "stalled", "waiting", "ended", "stopping"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Watch:
+    """The life of one child process as times and counts; it touches no process itself.
+
+    The supervisor calls `started`, `beats` and `exited` for what happens and asks `is_stalled` and `may_start`.
+
+    Args:
+        clock: the monotonic one counts.
+        stall_s: longest time without a new frame; None for a child that does not beat (the uploader).
+        start_s: longest time to the first frame.
+        longest_pause_s: longest pause before the next start.
+        rng: draws the jitter, so that ten cameras on one dead switch do not come back in step.
+    """
+
+    clock: Clock
+    stall_s: float | None = 8.0
+    start_s: float = 25.0
+    longest_pause_s: float = 16.0
+    rng: random.Random = field(default_factory=random.Random)
+    state: State = "waiting"
+    since_ns: int = 0
+    n_restarts: int = 0
+    n_stalls: int = 0
+    last: Beat | None = None
+    last_frame_ns: int | None = None
+    last_error: str | None = None
+    _pause_s: float = 0.0
+    _start_at_ns: int = 0
+    _started_ns: int = 0
+    _frames: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.since_ns = self._start_at_ns = self.clock.mono_ns()
+
+    def _become(self, state: State) -> None:
+        if state != self.state:
+            self.state, self.since_ns = state, self.clock.mono_ns()
+
+    def may_start(self) -> bool:
+        """Say whether the child should be started now."""
+        return self.state == "waiting" and self.clock.mono_ns() >= self._start_at_ns
+
+    def started(self) -> None:
+        """The process was started."""
+        self._started_ns = self.clock.mono_ns()
+        self.last, self._frames = None, deque()
+        self._become("starting" if self.stall_s is not None else "running")
+
+    def beats(self, beats: Iterable[Beat]) -> None:
+        """Frames came. A frame number that does not grow is no new frame."""
+        for beat in beats:
+            if self.last is not None and beat.n_frames <= self.last.n_frames:
+                continue
+            self.last, self.last_frame_ns = beat, self.clock.mono_ns()
+            self._frames.append((self.last_frame_ns, beat.n_frames))
+            while len(self._frames) > 2 and self.last_frame_ns - self._frames[1][0] > _RATE_OVER_S * 1e9:
+                self._frames.popleft()
+            if self.state in ("starting", "running"):
+                self._become("running")
+
+    def is_stalled(self) -> bool:
+        """Say whether the child must be killed: no frame for `stall_s`, or none at all `start_s` after its start."""
+        if self.stall_s is None or self.state not in ("starting", "running"):
+            return False
+        if self.state == "starting":
+            return self.clock.mono_ns() - self._started_ns > self.start_s * 1e9
+        return self.age_s() > self.stall_s
+
+    def stalled(self) -> None:
+        """The child was found stalled and is being killed."""
+        self.n_stalls += 1
+        where = "no frame" if self.last is None else f"no frame after number {self.last.frame_number}"
+        limit_s = self.start_s if self.last is None else self.stall_s
+        self.last_error = f"{where} for {limit_s:g} s; killed and started again"
+        self._become("stalled")
+
+    def exited(self, ended: bool, reason: str | None = None) -> None:
+        """The process is gone; `ended`: because the source has no more frames. Else it is started again after a pause."""
+        if self.state == "stopping" or ended:
+            self._become("ended")
+            return
+        if reason is not None and self.state != "stalled":
+            self.last_error = reason
+        now_ns = self.clock.mono_ns()
+        was_good = self.last_frame_ns is not None and self.last_frame_ns - self._started_ns > GOOD_RUN_S * 1e9
+        self._pause_s = FIRST_PAUSE_S if was_good or not self._pause_s else min(2 * self._pause_s, self.longest_pause_s)
+        self._start_at_ns = now_ns + round(self._pause_s * (0.5 + 0.5 * self.rng.random()) * 1e9)
+        self.n_restarts += 1
+        self._become("waiting")
+
+    def stopping(self) -> None:
+        """The child was told to end; it is not started again."""
+        self._become("stopping" if self.state in ("starting", "running", "stalled") else "ended")
+
+    def age_s(self) -> float:
+        """Return the seconds since the last frame, or since the start where none came."""
+        return (self.clock.mono_ns() - (self.last_frame_ns or self._started_ns)) / 1e9
+
+    def fps(self) -> float | None:
+        """Return the frames per second over the last ten seconds or so; None before it can be known."""
+        if self.state != "running" or len(self._frames) < 2 or self.age_s() > _RATE_OVER_S:
+            return None
+        (first_ns, first), (last_ns, last) = self._frames[0], self._frames[-1]
+        return (last - first) / ((last_ns - first_ns) / 1e9) if last_ns > first_ns else None
+
+
+def quiet(seconds: float, clock: Clock) -> Callable[[], bool]:
+    """Return a question that is answered yes at most once in `seconds`: for messages about what goes on and on."""
+    next_ns = clock.mono_ns()
+
+    def may_speak() -> bool:
+        nonlocal next_ns
+        if clock.mono_ns() < next_ns:
+            return False
+        next_ns = clock.mono_ns() + round(seconds * 1e9)
+        return True
+
+    return may_speak
