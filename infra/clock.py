@@ -6,6 +6,7 @@ nothing about the date. Code that needs a time takes a `Clock`; tests and the de
 
 from __future__ import annotations
 
+import ctypes
 import time
 from typing import Protocol
 
@@ -69,3 +70,16 @@ class FakeClock:
     def jump_to_ns(self, now_ns: int) -> None:
         """Set UTC only, as an NTP step does; the monotonic clock goes on."""
         self._now_ns = now_ns
+
+
+_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+
+
+def is_synchronised() -> bool:
+    """Say whether the kernel believes that UTC is right: NTP (or a GPS) has set it and keeps it. False where nobody knows."""
+    try:
+        adjtimex = ctypes.CDLL(None).adjtimex
+    except (OSError, AttributeError):  # not Linux
+        return False
+    nothing_to_set = ctypes.create_string_buffer(1024)  # a struct timex, larger than any, with modes = 0
+    return int(adjtimex(nothing_to_set)) not in (-1, _TIME_ERROR)
