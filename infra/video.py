@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from infra.boxes import complete_bytes, missing_bytes
 from infra.errors import MediaError, UsageError
-from infra.images import decode_image, is_roll, pack_images, read_images, read_roll
+from infra.images import CODECS, RAW_CODEC, decode_image, is_roll, pack_images, read_images, read_roll, read_vectors
 from infra.picture import Frames, Picture, Rgb, fit, letterbox, place, resize
 from infra.reader import (
     CONTAINERS,
@@ -58,7 +58,7 @@ from infra.writer import Writer
 
 __all__ = [
     "CONTAINERS", "Frames", "Grid", "Packet", "Picture", "Probe", "Rgb", "Writer", "complete_bytes", "decode", "fit",
-    "letterbox", "pack_images", "packets", "pictures", "place", "probe", "resize",
+    "letterbox", "pack_images", "packets", "pictures", "place", "probe", "recorded_pts", "resize",
 ]
 
 SPOT_PACKETS: Final = 32  # decoded by probe to check the packets' word
@@ -139,6 +139,18 @@ def probe(path: Path | str) -> Probe:
         has_b_frames=in_file != sorted(in_file), start_ns=start_ns,
         average_rate=Fraction(len(deltas)) / ((times[-1] - times[0]) * time_base) if deltas else None,
     )
+
+
+def recorded_pts(path: Path | str) -> list[int]:
+    """Return the pts of what was recorded, in order: of the frames, or of the vectors of a clip of features.
+
+    Raises:
+        MediaError: not a clip, or damaged.
+    """
+    path = Path(path)
+    if is_roll(path) and (roll := read_roll(path)).kind == "features":
+        return [at for pts, _ in read_vectors(path, roll) for at in pts]
+    return sorted(packet.pts for packet in packets(path) if packet.pts is not None)
 
 
 def decode(
@@ -224,10 +236,15 @@ def _probe_roll(path: Path) -> Probe:
     frame = decode_image(data, f"{path.name}/{image.name}")
     first, last = Picture(image.pts, roll.time_base, frame, rotation_deg(frame, path)), roll.images[-1]
     span = last.pts * roll.time_base
+    end_pts = last.pts + last.duration
+    if roll.kind == "features":  # vectors go on behind the last thumbnail
+        times = recorded_pts(path) or [image.pts]
+        end_pts = max(end_pts, times[-1] + median_low([b - a for a, b in itertools.pairwise(times)] or [1]))
+    codec = RAW_CODEC if roll.kind == "raw" else CODECS[Path(image.name).suffix.lower()]
     return Probe(
-        container="tar", codec="png" if image.name.lower().endswith(".png") else "mjpeg", width_px=first.size_px[0],
+        container="tar", codec=codec, width_px=first.size_px[0],
         height_px=first.size_px[1], rotation_deg=first.rotation_deg, time_base=roll.time_base, n_frames=len(roll.images),
-        first_pts=image.pts, end_pts=last.pts + last.duration, index="packets", has_b_frames=False, start_ns=roll.start_ns,
+        first_pts=image.pts, end_pts=end_pts, index="packets", has_b_frames=False, start_ns=roll.start_ns,
         average_rate=Fraction(len(roll.images) - 1) / span if span else None,
     )
 
