@@ -20,7 +20,7 @@ def complete_bytes(path: Path) -> int:
     """
     kept, n_bytes = 0, path.stat().st_size
     with path.open("rb") as file:
-        for kind, end in _mp4_boxes(file):
+        for kind, end in top_boxes(file):
             if end > n_bytes:
                 break
             kept = end if kind != b"moof" else kept
@@ -38,11 +38,11 @@ def missing_bytes(path: Path) -> int:
         if head[:4] == _EBML:
             return max(0, _mkv_end(file) - n_bytes)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-            return max(0, max((end for _, end in _mp4_boxes(file)), default=0) - n_bytes)
+            return max(0, max((end for _, end in top_boxes(file)), default=0) - n_bytes)
     return 0
 
 
-def _mp4_boxes(file: BinaryIO) -> list[tuple[bytes, int]]:
+def top_boxes(file: BinaryIO) -> list[tuple[bytes, int]]:
     """Return (type, end offset) of the top-level boxes; the last end may lie beyond the file."""
     found, start = [], 0
     while len(head := file.read(16)) >= 8:

@@ -60,6 +60,10 @@ class Disk:
         """Create a symbolic link."""
         path.symlink_to(points_to)
 
+    def truncate(self, path: Path, n_bytes: int) -> None:
+        """Cut a file to its first `n_bytes`; not yet safe."""
+        os.truncate(path, n_bytes)
+
     def unlink(self, path: Path) -> None:
         """Remove a file's name."""
         path.unlink()
@@ -171,6 +175,17 @@ def append(path: Path, data: bytes) -> None:
     disk.fsync(path)
     if not existed:
         disk.fsync(path.parent)
+
+
+def extend(path: Path, data: bytes) -> None:
+    """Append to a file that is still being made; not yet safe: `sync` it now and then, `adopt` it at the end."""
+    disk.append(path, data)
+
+
+def cut(path: Path, n_bytes: int) -> None:
+    """Cut a file that a crash left unfinished to its first `n_bytes`, its readable part."""
+    disk.truncate(path, n_bytes)
+    disk.fsync(path)
 
 
 def remove(path: Path) -> None:

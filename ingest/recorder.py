@@ -1,69 +1,113 @@
-"""The recorder: frames of a source become H.264 segments in the spool, each with a sidecar of its sensor times.
+"""The recorder: frames of a camera become segments in the spool, each with a sidecar of its sensor times.
 
-A segment is written under a temporary name in `spool/recording/`, closed before the first frame that is `segment_s` or
-more after its own first one (the next file starts with a keyframe), checked, hashed, and moved into the spool together
-with its sidecar. Presentation times are sensor times from the segment's first frame on, in ticks of 1/90000 s; the exact
-nanoseconds stand in the sidecar. A jump in the sensor's frame numbers is a gap, told in the sidecar of the later frame.
+1. A segment gets its sequence number, then a draft of its sidecar (`<file>.start.json`), then its file under a temporary name
+   in `spool/recording/`. It is forced to the medium every few seconds, where its kind can be read unfinished.
+2. It is closed before the first frame that is `segment_s` or more after its own first one (for encoded frames: the first
+   keyframe; also when it grew over `max_segment_bytes`, or when the stream's format changed), and at the end of an event.
+3. Checked, hashed, and moved into the spool together with its sidecar. The draft goes last.
 
-What a crash leaves under a temporary name was never a clip; the next recorder of that camera counts it and takes it away.
+Presentation times are sensor times from the segment's first frame on, in ticks of 1/90000 s; the exact nanoseconds stand in
+the sidecar. A jump in the sensor's frame numbers is a gap, told with its cause in the sidecar of the later frame.
+What a crash leaves under a temporary name is salvaged by the next recorder of that camera (see `salvage.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from infra import durable, keys
 from infra.errors import DeviceError, MediaError, UsageError
 from infra.log import Log
 from infra.objects import file_sha256
 from infra.records import Gap, Sidecar
-from infra.video import Writer, packets
-from ingest.source import Source, SourceFrame, check_frame
+from ingest.salvage import adopt, discard, draft_path, reserve, salvage, unfinished
+from ingest.segments import CONTAINERS, NS_PER_TICK, MakeSegment, SegmentFile, segment_file
+from ingest.source import NO_KEYFRAME, EncodedFrame, EncodedSource, Frame, Source, check_frame
 from ingest.spool import Spool
 
-TIME_BASE = Fraction(1, 90_000)
-_TICKS_PER_NS = 1 / (TIME_BASE * 1_000_000_000)
 _NS_PER_S = 1_000_000_000
+SYNC_NS = 10 * _NS_PER_S  # a pulled plug costs at most this and the last fragment
+_FULL_BYTES = 1 << 16
 _log = Log("ingest.record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What a recording came to."""
+    """What a recording came to. `n_salvaged` clips were left by a recorder that died before this one began."""
 
     recording_id: str
     n_clips: int
     n_frames: int
     n_dropped: int
     n_bytes: int
+    n_salvaged: int = 0
+
+
+class Event(Protocol):
+    """A run of frames that belong together, and what the trigger said of it (see `gate.py`)."""
+
+    trigger: str
+    n_skipped: int
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return kind, peak, reason, uncertain, wanted_id, as far as the event has come."""
+        ...
+
+
+class _Always:
+    """All frames of a source as one event."""
+
+    n_skipped = 0
+
+    def __init__(self, trigger: str, frames: Iterable[Frame]) -> None:
+        self.trigger, self._frames = trigger, frames
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._frames)
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
 
 
 @dataclass(slots=True)
 class _Segment:
     path: Path
-    writer: Writer
-    first: SourceFrame
+    file: SegmentFile
+    first: Frame
+    draft: Sidecar
+    event: Event
     sensor_ns: list[int] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    controls: list[Mapping[str, float]] = field(default_factory=list)
+    n_bytes: int = 0
     last_pts: int = -1
+    synced_ns: int = 0
     failed: bool = False
 
 
 class Recorder:
-    """Records one source into a spool.
+    """Records one camera into a spool.
 
     Args:
-        source: what films.
+        source: what films: pictures, or frames that the camera encoded.
         spool: where finished segments go.
-        segment_s: a new file at least every so many seconds of sensor time.
-        gop_s: seconds between keyframes inside a file.
+        segment_s: a new file at least every so many seconds of sensor time (encoded frames: at the next keyframe).
+        max_segment_bytes: and after so many bytes, for a link that is too slow for more in one piece.
+        gop_s: seconds between keyframes inside a file that is encoded here.
         label: the class that is being shown, where a person said so at recording.
-        trigger: what started the recording.
+        trigger: what started the recording, where no event says it.
         options: of the encoder, such as {"crf": "27"}.
+        make_segment: what the frames are written into; None: an mp4 (see `segments.py`).
+        container: the suffix of what `make_segment` makes.
+        value: what a clip is worth to the spool when it is full, from 0 to 1, by its sidecar.
 
     Raises:
         UsageError: a segment or GOP length that is not positive.
@@ -71,21 +115,30 @@ class Recorder:
 
     def __init__(
         self,
-        source: Source,
+        source: Source | EncodedSource,
         spool: Spool,
         *,
         segment_s: float = 60.0,
+        max_segment_bytes: int | None = None,
         gop_s: float = 2.0,
         label: str | None = None,
         trigger: str = "always",
         options: Mapping[str, str] | None = None,
+        make_segment: MakeSegment | None = None,
+        container: str = "mp4",
+        value: Callable[[Sidecar], float] | None = None,
     ) -> None:
         if not 0 < gop_s <= segment_s <= 3600:
             raise UsageError(f"segment of {segment_s:g} s, GOP of {gop_s:g} s; legal: 0 < GOP <= segment <= 3600")
+        if max_segment_bytes is not None and max_segment_bytes < 1:
+            raise UsageError(f"segments of {max_segment_bytes} bytes; legal: 1 or more")
         self.source, self.spool = source, spool
         self._segment_ns = round(segment_s * _NS_PER_S)
-        self._gop_s, self._label, self._trigger, self._options = gop_s, label, trigger, options
-        self._n_clips = self._n_frames = self._n_dropped = self._n_bytes = 0
+        self._max_bytes = max_segment_bytes
+        self._label, self._trigger, self._value = label, trigger, value
+        self._make = make_segment or segment_file(source, gop_s=gop_s, options=options)
+        self._container = container
+        self._n_clips = self._n_frames = self._n_dropped = self._n_bytes = self._n_salvaged = 0
 
     def record(self, *, max_frames: int | None = None, on_clip: Callable[[Sidecar], None] = lambda sidecar: None) -> Recorded:
         """Record until the source ends, `max_frames` were taken, or Ctrl-C; what was filmed until then is kept.
@@ -94,96 +147,154 @@ class Recorder:
             DeviceError: the disk is full or broken (the clips before are safe), the sensor's clock went back, or
                 another process records this camera into this spool.
         """
+        return self.record_events([_Always(self._trigger, self.source)], max_frames=max_frames, on_clip=on_clip)
+
+    def record_events(
+        self,
+        events: Iterable[Event],
+        *,
+        max_frames: int | None = None,
+        on_clip: Callable[[Sidecar], None] = lambda sidecar: None,
+    ) -> Recorded:
+        """Record events, one or more segments each; a jump between two of them is the gate's doing, and no gap.
+
+        Raises:
+            DeviceError: as `record` does.
+        """
         with self.spool.locked(f"record-{self.source.camera_id}"):
-            self._clear_unfinished()
-            segment: _Segment | None = None
-            before: SourceFrame | None = None
-            try:
-                for frame in self.source:
-                    check_frame(before, frame)
-                    if segment is not None and frame.sensor_ns - segment.first.sensor_ns >= self._segment_ns:
-                        full, segment = segment, None
-                        on_clip(self._finish(full))
-                    if segment is None:
-                        segment = self._start(frame)
-                    self._add(segment, before, frame)
-                    before = frame
-                    if self._n_frames == max_frames:
-                        break
-            finally:  # also on Ctrl-C or when the sensor failed
-                if segment is not None and not segment.failed:
-                    on_clip(self._finish(segment))
+            self._salvage_unfinished(on_clip)
+            for event in events:
+                self._record_event(event, max_frames, on_clip)
+                if self._n_frames == max_frames:
+                    break
         return Recorded(
-            recording_id=self.source.recording_id,
-            n_clips=self._n_clips,
-            n_frames=self._n_frames,
-            n_dropped=self._n_dropped,
-            n_bytes=self._n_bytes,
+            recording_id=self.source.recording_id, n_clips=self._n_clips, n_frames=self._n_frames, n_dropped=self._n_dropped,
+            n_bytes=self._n_bytes, n_salvaged=self._n_salvaged,
+        )  # fmt: skip
+
+    def _record_event(self, event: Event, max_frames: int | None, on_clip: Callable[[Sidecar], None]) -> None:
+        segment: _Segment | None = None
+        before: Frame | None = None
+        n_waited = 0
+        try:
+            for frame in event:
+                check_frame(before, frame)
+                if segment is not None and self._is_full(segment, frame):
+                    full, segment = segment, None
+                    on_clip(self._finish(full))
+                if not _is_decodable(segment, frame):
+                    n_waited += 1
+                    continue
+                if segment is None:
+                    segment = self._start(event, frame)
+                self._add(segment, before, frame, n_waited)
+                before, n_waited = frame, 0
+                if self._n_frames == max_frames:
+                    break
+        finally:  # also on Ctrl-C or when the sensor failed
+            if segment is not None and not segment.failed:
+                on_clip(self._finish(segment))
+
+    def _salvage_unfinished(self, on_clip: Callable[[Sidecar], None]) -> None:
+        for path in unfinished(self.spool, self.source.camera_id):
+            if getattr(self.source, "is_replay", False):
+                discard(self.spool, path, "it is played again")
+            elif (sidecar := salvage(self.spool, path, self._value)) is not None:
+                self._n_salvaged += 1
+                on_clip(sidecar)
+
+    def _is_full(self, segment: _Segment, frame: Frame) -> bool:
+        """Say whether `frame` begins a new segment."""
+        if isinstance(frame, EncodedFrame) and not frame.is_keyframe:
+            return False
+        return (
+            frame.sensor_ns - segment.first.sensor_ns >= self._segment_ns
+            or (self._max_bytes is not None and segment.n_bytes >= self._max_bytes)
+            or _shape(frame) != _shape(segment.first)
         )
 
-    def _mine(self) -> str:
-        return f".tmp-{self.source.camera_id}-"
-
-    def _clear_unfinished(self) -> None:
-        for path in self.spool.recording.glob(f"{self._mine()}*"):
-            _log.warning("unfinished_segment_removed", camera_id=self.source.camera_id, n_bytes=path.stat().st_size)
-            durable.remove(path)
-
-    def _start(self, frame: SourceFrame) -> _Segment:
-        path = self.spool.recording / f"{self._mine()}{keys.new_id()[:12]}.mp4"
-        size = (self.source.width_px, self.source.height_px)
+    def _start(self, event: Event, frame: Frame) -> _Segment:
+        source = self.source
+        path = self.spool.recording / f".tmp-{source.camera_id}-{keys.new_id()[:12]}.{self._container}"
+        start_ns = frame.sensor_ns
+        facts = dict(event.facts()) | ({"n_skipped": event.n_skipped} if event.n_skipped else {})
+        draft = Sidecar(
+            clip_id="", camera_id=source.camera_id, host_id=source.host_id, boot_id=source.boot_id,
+            recording_id=source.recording_id, seq=reserve(self.spool, source.camera_id, source.boot_id, start_ns), sha256="",
+            n_bytes=0, container=self._container, start_ns=source.utc_ns(start_ns), start_mono_ns=start_ns, clock=source.clock,
+            trigger=event.trigger, label=self._label, site=source.site, event=facts,
+        )  # fmt: skip
         with self._disk(path):
-            writer = Writer(path, *size, TIME_BASE, gop_s=self._gop_s, options=self._options)
-        return _Segment(path, writer, frame)
+            durable.write(draft_path(path), draft.to_json())
+            file = self._make(path, frame)
+        return _Segment(path, file, frame, draft, event, synced_ns=start_ns)
 
-    def _add(self, segment: _Segment, before: SourceFrame | None, frame: SourceFrame) -> None:
-        n_missing = 0 if before is None else frame.frame_number - before.frame_number - 1
-        if before is not None and n_missing:
-            duration_ns = frame.sensor_ns - before.sensor_ns
-            at = len(segment.sensor_ns)
-            segment.gaps.append(Gap(before_frame=at, n_missing=n_missing, duration_ns=duration_ns, cause="source dropped"))
+    def _add(self, segment: _Segment, before: Frame | None, frame: Frame, n_waited: int) -> None:
+        n_missing = n_waited if before is None else frame.frame_number - before.frame_number - 1
+        if n_missing:
+            duration_ns = 0 if before is None else max(0, frame.sensor_ns - before.sensor_ns)
+            cause = NO_KEYFRAME if n_missing == n_waited else frame.lost
+            segment.gaps.append(
+                Gap(before_frame=len(segment.sensor_ns), n_missing=n_missing, duration_ns=duration_ns, cause=cause)
+            )
             self._n_dropped += n_missing
-        pts = max(segment.last_pts + 1, round((frame.sensor_ns - segment.first.sensor_ns) * _TICKS_PER_NS))
+        pts = round((frame.sensor_ns - segment.first.sensor_ns) / NS_PER_TICK)
+        if not isinstance(frame, EncodedFrame) or frame.decode_ns is None:
+            pts = max(segment.last_pts + 1, pts)
         with self._disk(segment.path, segment):
-            segment.writer.add(frame.rgb, pts)
+            segment.file.add(frame, pts)
+            if segment.file.survives and frame.sensor_ns - segment.synced_ns >= SYNC_NS:
+                self._sync(segment, frame.sensor_ns)
         segment.last_pts = pts
         segment.sensor_ns.append(frame.sensor_ns)
+        segment.controls.append(frame.controls)
+        segment.n_bytes += len(frame.data) if isinstance(frame, EncodedFrame) else 0
         self._n_frames += 1
+
+    def _sync(self, segment: _Segment, now_ns: int) -> None:
+        """Force what is written so far to the medium, and what the draft does not know yet."""
+        durable.sync(segment.path)
+        if len(segment.gaps) != len(segment.draft.gaps):
+            segment.draft = replace(segment.draft, gaps=tuple(segment.gaps), event=self._facts(segment))
+            durable.write(draft_path(segment.path), segment.draft.to_json())
+        segment.synced_ns = now_ns
+
+    def _facts(self, segment: _Segment) -> Mapping[str, Any]:
+        return {**segment.draft.event, **segment.event.facts()}
 
     def _finish(self, segment: _Segment) -> Sidecar:
         n_frames = len(segment.sensor_ns)
         with self._disk(segment.path, segment):
-            segment.writer.close()
+            segment.file.close()
             durable.sync(segment.path)
-            n_written = sum(1 for _ in packets(segment.path))
+            n_written = CONTAINERS[self._container].count(segment.path)
             if n_written != n_frames:  # a muxer may swallow a write that the disk refused
-                raise OSError(f"only {n_written} of {n_frames} frames reached the file")
+                disk = os.statvfs(segment.path.parent)
+                kind = errno.ENOSPC if disk.f_bavail * disk.f_frsize < _FULL_BYTES else errno.EIO
+                raise OSError(kind, f"{os.strerror(kind)}: only {n_written} of {n_frames} frames reached the file")
             sha256, n_bytes = file_sha256(segment.path), segment.path.stat().st_size
-            start_ns = segment.first.sensor_ns
-            sidecar = Sidecar(
-                clip_id=keys.clip_id(sha256), camera_id=self.source.camera_id, host_id=self.source.host_id,
-                boot_id=self.source.boot_id, recording_id=self.source.recording_id,
-                seq=start_ns // 1_000_000,  # milliseconds of the boot: in order, and the same when it is played again
-                sha256=sha256, n_bytes=n_bytes, container="mp4", start_ns=self.source.utc_ns(start_ns),
-                start_mono_ns=start_ns, clock=self.source.clock, sensor_ns=tuple(segment.sensor_ns),
-                gaps=tuple(segment.gaps), trigger=self._trigger, label=self._label, site=self.source.site,
+            sidecar = replace(
+                segment.draft, clip_id=keys.clip_id(sha256), sha256=sha256, n_bytes=n_bytes,
+                sensor_ns=tuple(sorted(segment.sensor_ns)), gaps=tuple(segment.gaps), event=self._facts(segment),
+                controls=_by_name(segment.controls),
             )  # fmt: skip
         with self._spool(segment):
-            self.spool.adopt(segment.path, sidecar)
+            adopt(self.spool, segment.path, sidecar, self._value)
+            durable.remove(draft_path(segment.path))
         self._n_clips, self._n_bytes = self._n_clips + 1, self._n_bytes + n_bytes
         _log.info("recorded", clip_id=sidecar.clip_id, camera_id=sidecar.camera_id, n_frames=n_frames, n_bytes=n_bytes)
         return sidecar
 
     @contextmanager
     def _disk(self, path: Path, segment: _Segment | None = None) -> Iterator[None]:
-        """Turn a disk that fails while a file is written into one line, and leave nothing torn behind."""
+        """Turn a disk that fails while a file is written into one line; keep what of the file can be read."""
         try:
             yield
         except (OSError, MediaError, DeviceError) as error:
             if segment is not None:
                 segment.failed = True
                 with suppress(OSError, EOFError):  # an encoder that was flushed already says EOF
-                    segment.writer.close()
+                    segment.file.close()
             reason = f"{getattr(error, 'strerror', None) or error} ({path.parent}); free space, or `camloop upload` what waits"
             raise self._stopped(path, reason, 0 if segment is None else len(segment.sensor_ns)) from error
 
@@ -191,15 +302,37 @@ class Recorder:
     def _spool(self, segment: _Segment) -> Iterator[None]:
         try:
             yield
-        except DeviceError as error:
+        except (DeviceError, OSError) as error:
             segment.failed = True
             n_lost = len(segment.sensor_ns) if segment.path.exists() else 0  # moved in already: the spool will find it
             raise self._stopped(segment.path, str(error), n_lost) from error
 
-    def _stopped(self, path: Path, reason: str, n_lost: int) -> DeviceError:
-        with suppress(OSError):
-            durable.remove(path)
+    def _stopped(self, path: Path, reason: str, n_frames: int) -> DeviceError:
+        saved: Sidecar | None = None
+        with suppress(DeviceError, OSError):
+            saved = salvage(self.spool, path, self._value)
+        with suppress(DeviceError, OSError):
+            discard(self.spool, path, reason)
+        n_lost = n_frames - (0 if saved is None else len(saved.sensor_ns))
         return DeviceError(
             f"recording of camera {self.source.camera_id} stopped: {reason}; {n_lost} frames of the open segment are lost, "
             f"{self._n_clips} clips before it are safe"
         )
+
+
+def _is_decodable(segment: _Segment | None, frame: Frame) -> bool:
+    """Say whether a frame can be decoded from where its segment begins."""
+    if not isinstance(frame, EncodedFrame):
+        return True
+    return frame.is_keyframe if segment is None else frame.sensor_ns >= segment.first.sensor_ns
+
+
+def _shape(frame: Frame) -> object:
+    return frame.format if isinstance(frame, EncodedFrame) else frame.rgb.shape
+
+
+def _by_name(controls: list[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    """Return the settings that every frame has, by name: one value where it never changed, else one a frame."""
+    names = set(controls[0]).intersection(*controls) if controls else set()
+    columns = {name: tuple(settings[name] for settings in controls) for name in sorted(names)}
+    return {name: values[:1] if len(set(values)) == 1 else values for name, values in columns.items()}

@@ -86,7 +86,8 @@ Frame = SourceFrame | EncodedFrame
 class Camera(Protocol):
     """One recording of one camera: who films and how good its clock is.
 
-    `recording_id` joins all clips made of it; `clock` says how good `utc_ns` is.
+    `recording_id` joins all clips made of it; `clock` says how good `utc_ns` is. A camera whose frames can be had again, the
+    same ones (a file, the simulated world), has `is_replay = True`; one without that attribute films what happens once.
     """
 
     camera_id: str
@@ -134,6 +135,8 @@ class FileSource:
         MediaError: not a video.
     """
 
+    is_replay = True
+
     def __init__(self, path: Path, *, camera_id: str | None = None, host_id: str = "host") -> None:
         from infra.video import probe
 
@@ -169,6 +172,8 @@ class FileSource:
 
 class SimulatedSource:
     """A camera of the simulated world filming one recording, with exact sensor times."""
+
+    is_replay = True
 
     def __init__(self, plan: RecordingPlan) -> None:
         from infra.demo.film import SimulatedCamera
@@ -249,14 +254,19 @@ def _plan(url: str) -> RecordingPlan:
     raise UsageError(f"source {url!r}: world {parts.netloc} has no camera {name!r}; it has {', '.join(first)}, ...")
 
 
-def check_frame(before: SourceFrame | None, frame: SourceFrame) -> None:
-    """Refuse a frame that does not come after the one before.
+def check_frame(before: Frame | None, frame: Frame) -> None:
+    """Refuse a frame that does not come after the one before (encoded frames: in the order of decoding).
 
     Raises:
         DeviceError: time or number of the sensor stood still or went back.
     """
-    if before is not None and (frame.sensor_ns <= before.sensor_ns or frame.frame_number <= before.frame_number):
+    if before is not None and (_order_ns(frame) <= _order_ns(before) or frame.frame_number <= before.frame_number):
         raise DeviceError(
             f"sensor time {frame.sensor_ns} ns of frame {frame.frame_number} does not come after "
             f"{before.sensor_ns} ns of frame {before.frame_number}; restart the camera"
         )
+
+
+def _order_ns(frame: Frame) -> int:
+    decode_ns = None if isinstance(frame, SourceFrame) else frame.decode_ns
+    return frame.sensor_ns if decode_ns is None else decode_ns

@@ -46,5 +46,5 @@ def _failing(name: str) -> Callable[..., None]:
     return call
 
 
-for _name in ("fsync", "rename", "link", "symlink", "unlink", "mkdir"):
+for _name in ("fsync", "rename", "link", "symlink", "truncate", "unlink", "mkdir"):
     setattr(CountingDisk, _name, _failing(_name))

@@ -1,0 +1,110 @@
+"""What a recorder that died leaves behind: files without an end, each with the draft of its sidecar beside it.
+
+    recording/.tmp-<camera>-<hex>.mp4          as far as it was written
+    recording/.tmp-<camera>-<hex>.start.json   the sidecar as it was known when the segment began
+
+`salvage` cuts the file to its readable part and moves it into the spool as a clip whose sidecar says `salvaged`: its sensor
+times come from the file, to one tick of it. What cannot be read is removed, and its sequence number gets the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from infra import durable, keys
+from infra.errors import ArtefactError, DeviceError, MediaError
+from infra.log import Log
+from infra.objects import file_sha256
+from infra.records import Gap, Sidecar
+from ingest.segments import CONTAINERS
+from ingest.source import SALVAGED
+from ingest.spool import Spool
+
+_DRAFT = ".start.json"
+_SUFFIX = re.compile(r"(?<=[0-9a-f])\.[a-z0-9.]+$")  # of `.tmp-<camera>-<hex>.<suffix>`
+_log = Log("ingest.salvage")
+
+
+def draft_path(path: Path) -> Path:
+    """Return where the draft of a segment's sidecar lies."""
+    return path.with_name(_SUFFIX.sub(_DRAFT, path.name))
+
+
+def unfinished(spool: Spool, camera_id: str) -> list[Path]:
+    """Return the segments of a camera that nobody finished (also of those of which only the draft is left), sorted."""
+    mine = re.compile(rf"(\.tmp-{re.escape(camera_id)}-[0-9a-f]+)\.([a-z0-9.]+)")
+    found: dict[str, Path] = {}
+    for path in sorted(spool.recording.iterdir()):
+        match = mine.fullmatch(path.name)
+        if match and (match[1] not in found or match[2] != _DRAFT[1:]):
+            found[match[1]] = path
+    return list(found.values())
+
+
+def salvage(spool: Spool, path: Path, value: Callable[[Sidecar], float] | None = None) -> Sidecar | None:
+    """Make a clip of what can be read of an unfinished segment.
+
+    Args:
+        spool: where it lies and goes.
+        path: the file under its temporary name, or its draft if that is all there is.
+        value: what the clip is worth to the spool.
+
+    Returns:
+        The sidecar, or None when there was nothing to read; then the file is gone and its sequence number has its reason.
+
+    Raises:
+        DeviceError: the disk is full or broken; the file stays.
+    """
+    try:
+        draft = Sidecar.from_json(draft_path(path).read_bytes())
+        if path.name.endswith(_DRAFT):
+            raise MediaError("its file was not begun")
+        times = CONTAINERS[draft.container].salvage(path)
+        sha256, n_bytes = file_sha256(path), path.stat().st_size
+    except (ArtefactError, MediaError, FileNotFoundError, KeyError) as error:
+        discard(spool, path, f"{SALVAGED}: {error}")
+        return None
+    except OSError as error:
+        raise DeviceError(f"{path.parent}: {error.strerror}; free space on it, or check the disk and its rights") from error
+    sidecar = replace(
+        draft, clip_id=keys.clip_id(sha256), sha256=sha256, n_bytes=n_bytes, salvaged=True,
+        sensor_ns=tuple(draft.start_mono_ns + after_ns for after_ns in times),
+        gaps=(*draft.gaps, Gap(before_frame=len(times), n_missing=0, duration_ns=0, cause=SALVAGED)),
+    )  # fmt: skip
+    adopt(spool, path, sidecar, value)
+    durable.remove(draft_path(path))
+    _log.warning("salvaged", clip_id=sidecar.clip_id, camera_id=sidecar.camera_id, n_frames=len(times), n_bytes=n_bytes)
+    return sidecar
+
+
+def discard(spool: Spool, path: Path, reason: str) -> None:
+    """Remove an unfinished segment; its sequence number gets the reason."""
+    draft = draft_path(path)
+    if not path.exists() and not draft.exists():
+        return
+    _log.warning("unfinished_segment_removed", path=path, reason=reason)
+    try:
+        begun = Sidecar.from_json(draft.read_bytes())
+    except (ArtefactError, FileNotFoundError):
+        pass
+    else:
+        forfeit(spool, begun, reason)
+    durable.remove(path)
+    durable.remove(draft)
+
+
+def reserve(spool: Spool, camera_id: str, boot_id: str, start_ns: int) -> int:
+    """Return the next sequence number of this camera and boot."""
+    return start_ns // 1_000_000
+
+
+def forfeit(spool: Spool, draft: Sidecar, reason: str) -> None:
+    """Say why a sequence number never became a clip."""
+
+
+def adopt(spool: Spool, path: Path, sidecar: Sidecar, value: Callable[[Sidecar], float] | None) -> bool:
+    """Move a finished clip into the spool."""
+    return spool.adopt(path, sidecar)
