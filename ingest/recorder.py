@@ -103,6 +103,7 @@ class Recorder:
         max_segment_bytes: and after so many bytes, for a link that is too slow for more in one piece.
         gop_s: seconds between keyframes inside a file that is encoded here.
         label: the class that is being shown, where a person said so at recording.
+        group: the name that a person gave to the recording; clips of one name stay together in a split.
         trigger: what started the recording, where no event says it.
         options: of the encoder, such as {"crf": "27"}.
         make_segment: what the frames are written into; None: an mp4 (see `segments.py`).
@@ -122,6 +123,7 @@ class Recorder:
         max_segment_bytes: int | None = None,
         gop_s: float = 2.0,
         label: str | None = None,
+        group: str | None = None,
         trigger: str = "always",
         options: Mapping[str, str] | None = None,
         make_segment: MakeSegment | None = None,
@@ -135,7 +137,7 @@ class Recorder:
         self.source, self.spool = source, spool
         self._segment_ns = round(segment_s * _NS_PER_S)
         self._max_bytes = max_segment_bytes
-        self._label, self._trigger, self._value = label, trigger, value
+        self._label, self._group, self._trigger, self._value = label, group, trigger, value
         self._make = make_segment or segment_file(source, gop_s=gop_s, options=options)
         self._container = container
         self._n_clips = self._n_frames = self._n_dropped = self._n_bytes = self._n_salvaged = 0
@@ -222,7 +224,7 @@ class Recorder:
             clip_id="", camera_id=source.camera_id, host_id=source.host_id, boot_id=source.boot_id,
             recording_id=source.recording_id, seq=reserve(self.spool, source.camera_id, source.boot_id, start_ns), sha256="",
             n_bytes=0, container=self._container, start_ns=source.utc_ns(start_ns), start_mono_ns=start_ns, clock=source.clock,
-            trigger=event.trigger, label=self._label, site=source.site, event=facts,
+            trigger=event.trigger, label=self._label, source_group=self._group, site=source.site, event=facts,
         )  # fmt: skip
         with self._disk(path):
             durable.write(draft_path(path), draft.to_json())

@@ -138,4 +138,19 @@ def _salvage_mp4(path: Path) -> tuple[int, ...]:
     return tuple(round(pts * NS_PER_TICK) for pts in times)
 
 
-CONTAINERS: Final[Mapping[str, Container]] = {"mp4": Container(_count_packets, _salvage_mp4)}
+def _count_members(path: Path) -> int:
+    from ingest.members import count
+
+    return count(path)
+
+
+def _salvage_tar(path: Path) -> tuple[int, ...]:
+    from ingest.members import salvage
+
+    return salvage(path)
+
+
+CONTAINERS: Final[Mapping[str, Container]] = {
+    "mp4": Container(_count_packets, _salvage_mp4),
+    "tar": Container(_count_members, _salvage_tar),
+}
