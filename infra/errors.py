@@ -10,6 +10,7 @@ CamloopError                      a message with the value, the legal values and
  |   +- StoreForbidden            the credentials lack the right; also S3's answer about a missing key to who may not list
  |   +- ObjectExists              put_if_absent found an object already there: look, do not retry
  |   +- ObjectChanged             put_if_match met another version
+ |   +- StoreBusy                 the store asks to come later, and may say when
  |   +- StoreIncapable            the store cannot do what the command needs (failed self-test)
  +- MediaError        exit 1      the clip itself: truncated, not a video, over a limit
  +- CatalogError      exit 1      the tables: torn log, schema mismatch, unknown outcome
@@ -72,6 +73,14 @@ class ObjectExists(StoreError):
 
 class ObjectChanged(StoreError):
     """`put_if_match` found another version than the one named."""
+
+
+class StoreBusy(StoreError):
+    """The store answered 429 or 503; `retry_after_s` is what it asked for, 0 if it did not say."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreIncapable(StoreError):

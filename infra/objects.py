@@ -6,15 +6,20 @@ registers objects under the names that people gave them, but it stays inside the
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from infra import durable
 from infra.errors import StoreIncapable, UsageError
 from infra.keys import MAX_KEY_BYTES
+
+MIN_PART_BYTES = 5 << 20  # S3's least size of a part that is not the last (EntityTooSmall below it)
 
 Capability = Literal["put_if_absent", "put_if_match", "multipart_if_absent", "checksum_verified", "presign"]
 PresignMethod = Literal["get", "put"]
@@ -22,12 +27,73 @@ PresignMethod = Literal["get", "put"]
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One stored object: its version (`etag`, opaque), size in bytes and UTC nanoseconds of its last change."""
+    """One stored object: its version (`etag`, opaque), size in bytes and UTC nanoseconds of its last change.
+
+    `checked` names by what the store's own answer to a put proved that it holds the very bytes (`sha256`, `md5`);
+    empty where that was not asked or not answered: then `holds_file` looks.
+    """
 
     key: str
     n_bytes: int
     etag: str
     modified_ns: int
+    checked: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadNote:
+    """An upload in parts that is not complete, as its host remembers it. What has arrived only the store can say."""
+
+    url: str
+    key: str
+    upload_id: str
+    token: str
+    sha256: str
+    n_bytes: int
+    part_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeLog:
+    """How a file is sent so that a cut costs little: where the note of its upload lies, how big its parts are.
+
+    `on_bytes(n)` is called before n bytes of the body go out: it may wait (a rate limit), count, or raise to stop.
+
+    Raises:
+        UsageError: parts smaller than S3 takes.
+    """
+
+    path: Path
+    part_bytes: int = MIN_PART_BYTES
+    on_bytes: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.part_bytes < MIN_PART_BYTES:
+            raise UsageError(f"part_bytes {self.part_bytes}; legal: {MIN_PART_BYTES} (5 MiB, S3's least) or more")
+
+    def load(self) -> UploadNote | None:
+        """Return the note, None if there is none or it is not one (it is only a hint: the upload then starts anew)."""
+        try:
+            return UploadNote(**json.loads(self.path.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def save(self, note: UploadNote) -> None:
+        """Remember an upload durably, before its first part is sent."""
+        durable.write(self.path, json.dumps(dataclasses.asdict(note), sort_keys=True).encode())
+
+    def clear(self) -> None:
+        """Forget it: it was completed, or it is gone."""
+        durable.remove(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload in parts that nobody has completed yet: it costs money until it is given up."""
+
+    key: str
+    upload_id: str
+    started_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +107,48 @@ class Capabilities:
     presign: bool
 
 
-class Store(Protocol):
-    """Objects under keys. Every method raises StoreError when the store cannot be reached or refuses."""
+class Destination(Protocol):
+    """What a camera host needs of a store: to put what is not there, to look, and to give up what it began.
+
+    `clock_offset_s` is how far this machine's clock is behind the store's, None while nothing told: a store that signs
+    with the server's time says so here.
+    """
 
     url: str
+
+    @property
+    def clock_offset_s(self) -> float | None: ...
+
+    def capabilities(self) -> Capabilities:
+        """Return what the store can do, found by trying it once per store object."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> Stat:
+        """Write an object that must not exist: one caller wins, the others get ObjectExists."""
+        ...
+
+    def put_file_if_absent(self, key: str, path: Path, *, sha256: str, resume: ResumeLog | None = None) -> Stat:
+        """Write a file's bytes, which must hash to `sha256` (64 hex digits), without holding them all; ObjectExists.
+
+        With `resume`, an upload that was cut goes on with the parts that the store says it lacks; a cut leaves it there.
+        """
+        ...
+
+    def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
+        """Say whether the object's bytes are those of the file with that SHA-256, by the store's own checksum if it has one."""
+        ...
+
+    def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
+        """Yield the uploads in parts under keys that start with `prefix` and were not completed; none where there are none."""
+        ...
+
+    def abandon(self, key: str, upload_id: str) -> None:
+        """Give up an upload in parts and its parts; fine if it is gone."""
+        ...
+
+
+class Store(Destination, Protocol):
+    """Objects under keys. Every method raises StoreError when the store cannot be reached or refuses."""
 
     def get(self, key: str) -> bytes:
         """Return the bytes; ObjectMissing if there is no such object."""
@@ -58,24 +162,12 @@ class Store(Protocol):
         """Write or replace an object, whole or not at all."""
         ...
 
-    def put_if_absent(self, key: str, data: bytes) -> Stat:
-        """Write an object that must not exist: one caller wins, the others get ObjectExists."""
-        ...
-
-    def put_file_if_absent(self, key: str, path: Path, *, sha256: str) -> Stat:
-        """Write a file's bytes, which must hash to `sha256` (64 hex digits), without holding them all; ObjectExists."""
-        ...
-
     def put_if_match(self, key: str, data: bytes, etag: str) -> Stat:
         """Replace the version named by `etag`; ObjectChanged if it is another one or gone."""
         ...
 
     def head(self, key: str) -> Stat | None:
         """Return what is known about an object, None if there is none."""
-        ...
-
-    def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
-        """Say whether the object's bytes are those of the file with that SHA-256, by the store's own checksum if it has one."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
@@ -96,10 +188,6 @@ class Store(Protocol):
         """Return a URL that lets a stranger get, or put once with the signed length and checksum; StoreIncapable on folders."""
         ...
 
-    def capabilities(self) -> Capabilities:
-        """Return what the store can do, found by trying it once per store object."""
-        ...
-
     def table_uri(self, prefix: str) -> str:
         """Return the address of a table for delta; StoreIncapable where tables cannot lie."""
         ...
@@ -109,7 +197,7 @@ class Store(Protocol):
         ...
 
 
-def require(store: Store, *needed: Capability) -> None:
+def require(store: Destination, *needed: Capability) -> None:
     """Refuse to go on with a store whose self-test did not show what is needed.
 
     Raises:

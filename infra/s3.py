@@ -8,13 +8,14 @@ put whose answer was lost, and the repetition is refused because of its own succ
 token in its metadata; whoever finds it under the key has won. Where no answer came at all, the same look decides.
 
 Checksums: a SHA-256 is sent where the self-test saw that the endpoint refuses a wrong one; automatic CRC trailers are off,
-because third-party stores have written them into the object (boto3 #4435). Files above `MULTIPART_BYTES` go in parts.
+because third-party stores have written them into the object (boto3 #4435). Files above `MULTIPART_BYTES` go in parts and
+are resumed (`s3_parts.py`); a wrong clock is corrected by the store's (`s3_clock.py`).
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import dataclasses
 import hashlib
 import tempfile
 import threading
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -31,16 +32,16 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 from botocore.session import Session
 
 from infra import selftest
+from infra.clock import Clock, SystemClock
 from infra.errors import ObjectChanged, ObjectExists, ObjectMissing, SettingsError, StoreError, StoreForbidden
 from infra.keys import check_key, new_id
-from infra.objects import Capabilities, PresignMethod, Stat, check_range, check_readable, file_sha256
+from infra.objects import MIN_PART_BYTES, Capabilities, PresignMethod, ResumeLog, Stat, Unfinished, check_range, check_readable
+from infra.s3_clock import ServerClock
 from infra.s3_errors import MISSING, NO_ANSWER, code_of, explained, status_of
+from infra.s3_parts import PART_SIZE, TOKEN, Body, Digests, Parts, b64, digests, part_bytes_for
 from infra.settings import S3Settings
 
-MULTIPART_BYTES = 64 << 20
-PART_BYTES = 8 << 20
-MAX_PARTS = 10_000  # S3's limit
-_TOKEN = "camloop-put"
+MULTIPART_BYTES = 8 << 20  # above it a cut would cost too much; below it one put is fewer round trips
 _READ_TRIES = 5
 _CONFLICT_TRIES = 8
 
@@ -67,7 +68,7 @@ def _session(settings: S3Settings) -> Session:
 
 
 def _b64(hex_digits: str) -> str:
-    return base64.b64encode(bytes.fromhex(hex_digits)).decode()
+    return b64(bytes.fromhex(hex_digits))
 
 
 def _sha256_headers(sha256: str) -> dict[str, str]:
@@ -85,9 +86,10 @@ class S3Store:
     Args:
         url: `s3://bucket` or `s3://bucket/prefix`.
         settings: endpoint, region, credentials, timeouts.
+        clock: what requests are signed with until the store says that it is wrong.
     """
 
-    def __init__(self, url: str, settings: S3Settings) -> None:
+    def __init__(self, url: str, settings: S3Settings, clock: Clock | None = None) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self.url = url.rstrip("/")
         self.settings = settings
@@ -107,6 +109,8 @@ class S3Store:
             self._s3 = boto.client("s3", endpoint_url=settings.endpoint_url, config=config)
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(f"store {url}: {error}; check the [s3] settings and the credentials") from error
+        self._server_clock = ServerClock(clock or SystemClock())
+        self._server_clock.attach(self._s3)
         self._found: Capabilities | None = None
         self._checks_sha256: bool | None = None
         self._lock = threading.Lock()
@@ -116,6 +120,11 @@ class S3Store:
 
     def __reduce__(self) -> tuple[type[S3Store], tuple[str, S3Settings]]:
         return S3Store, (self.url, self.settings)
+
+    @property
+    def clock_offset_s(self) -> float | None:
+        """Seconds by which the store's clock is ahead of this machine's, None while no request was refused for its date."""
+        return self._server_clock.offset_s()
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -170,23 +179,47 @@ class S3Store:
         check_key(key)
         return self._conditional(key, len(data), {"IfMatch": etag}, lambda: data, self._checksum(data))
 
-    def put_file_if_absent(self, key: str, path: Path, *, sha256: str) -> Stat:
+    def put_file_if_absent(self, key: str, path: Path, *, sha256: str, resume: ResumeLog | None = None) -> Stat:
         check_key(key)
         if not path.is_file():
             raise StoreError(f"{path}: no such file to store")
-        if (found := file_sha256(path)) != sha256:
-            raise StoreError(f"{path}: its bytes hash to {found}, not {sha256}; nothing was stored")
         n_bytes = path.stat().st_size
+        wanted = MIN_PART_BYTES if resume is None else resume.part_bytes
+        note = None if resume is None else resume.load()
+        if note is not None and note.key == key:
+            wanted = note.part_bytes
+        found = digests(path, part_bytes_for(n_bytes, wanted))
+        if found.sha256 != sha256:
+            raise StoreError(f"{path}: its bytes hash to {found.sha256}, not {sha256}; nothing was stored")
         if n_bytes > MULTIPART_BYTES and self.capabilities().multipart_if_absent:
-            return self._put_parts(key, path, n_bytes)
+            return self._parts().put(key, path, found, resume, part_bytes_for(n_bytes, wanted))
         checksum = _sha256_headers(sha256) if self._checks() else {}
-        with path.open("rb") as file:
+        with Body(path, 0, n_bytes, sha256, None if resume is None else resume.on_bytes) as body:
 
-            def from_start() -> IO[bytes]:
-                file.seek(0)
-                return file
+            def from_start() -> Body:
+                body.seek(0)
+                return body
 
-            return self._conditional(key, n_bytes, {"IfNoneMatch": "*"}, from_start, checksum)
+            made = self._conditional(key, n_bytes, {"IfNoneMatch": "*"}, from_start, checksum)
+        return dataclasses.replace(made, checked=_proof(made, found, bool(checksum)))
+
+    def _parts(self) -> Parts:
+        return Parts(
+            client=self._s3, url=self.url, at=self._at, explained=self._explained, checks_sha256=self._checks(),
+            settle=lambda key, n_bytes, token, send: self._settle(key, n_bytes, token, send, ObjectExists),
+            mine=self._mine, exists=lambda key: self.head(key) is not None,
+        )  # fmt: skip
+
+    def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
+        with self._explained(prefix):
+            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            for page in pages:
+                for found in page.get("Uploads", ()):
+                    started_ns = int(found["Initiated"].timestamp()) * 1_000_000_000
+                    yield Unfinished(found["Key"].removeprefix(self._prefix), found["UploadId"], started_ns)
+
+    def abandon(self, key: str, upload_id: str) -> None:
+        self._parts().abandon(key, upload_id)
 
     def _checks(self) -> bool:
         """Say whether the endpoint refuses a wrong SHA-256; tried once, with one small put."""
@@ -210,13 +243,13 @@ class S3Store:
         key: str,
         n_bytes: int,
         condition: Mapping[str, str],
-        body: Callable[[], bytes | IO[bytes]],
+        body: Callable[[], bytes | Body],
         checksum: Mapping[str, str],
     ) -> Stat:
         token = new_id()
 
         def send() -> Any:
-            return self._s3.put_object(**self._at(key), Body=body(), Metadata={_TOKEN: token}, **condition, **checksum)
+            return self._s3.put_object(**self._at(key), Body=body(), Metadata={TOKEN: token}, **condition, **checksum)
 
         return self._settle(key, n_bytes, token, send, ObjectChanged if "IfMatch" in condition else ObjectExists)
 
@@ -253,41 +286,9 @@ class S3Store:
                 found = self._s3.head_object(**self._at(key))
         except (ObjectMissing, StoreForbidden):  # forbidden: missing, to who may not list
             return None
-        if found.get("Metadata", {}).get(_TOKEN) != token or found["ContentLength"] != n_bytes:
+        if found.get("Metadata", {}).get(TOKEN) != token or found["ContentLength"] != n_bytes:
             return None
         return Stat(key, n_bytes, found["ETag"], _modified_ns(found))
-
-    def _put_parts(self, key: str, path: Path, n_bytes: int) -> Stat:
-        token, checks = new_id(), self._checks()
-        with contextlib.suppress(StoreForbidden):  # missing, to who may not list
-            if self.head(key) is not None:  # spare the upload; the completion below is what decides
-                raise ObjectExists(f"object {key!r} exists in {self.url}")
-        kind = {"ChecksumAlgorithm": "SHA256"} if checks else {}
-        with self._explained(key):
-            upload = self._s3.create_multipart_upload(**self._at(key), Metadata={_TOKEN: token}, **kind)["UploadId"]
-        parts: list[dict[str, Any]] = []
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._abort, key, upload)
-            with self._explained(key), path.open("rb") as file:
-                while piece := file.read(_part_bytes(n_bytes)):
-                    checksum = _sha256_headers(hashlib.sha256(piece).hexdigest()) if checks else {}
-                    number = {"PartNumber": len(parts) + 1}
-                    answer = self._s3.upload_part(**self._at(key), UploadId=upload, Body=piece, **number, **checksum)
-                    checksum.pop("ChecksumAlgorithm", None)
-                    parts.append({"ETag": answer["ETag"], **number, **checksum})
-
-            def complete() -> Any:
-                return self._s3.complete_multipart_upload(
-                    **self._at(key), UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
-                )
-
-            made = self._settle(key, n_bytes, token, complete, ObjectExists)
-            undo.pop_all()
-        return made
-
-    def _abort(self, key: str, upload: str) -> None:
-        with contextlib.suppress(ClientError, BotoCoreError):
-            self._s3.abort_multipart_upload(**self._at(key), UploadId=upload)
 
     def head(self, key: str) -> Stat | None:
         try:
@@ -305,8 +306,13 @@ class S3Store:
             return False
         if found["ContentLength"] != (n_bytes := path.stat().st_size):
             return False
+        mine = digests(path, int(found.get("Metadata", {}).get(PART_SIZE, 0)) or max(n_bytes, 1))
+        if mine.sha256 != sha256:
+            return False
         if (stored := found.get("ChecksumSHA256")) and self._checks():
-            return bool(stored == (_composite_sha256(path, n_bytes) if "-" in stored else _b64(sha256)))
+            return bool(stored == (mine.composite_sha256 if "-" in stored else _b64(sha256)))
+        if found["ETag"].strip('"') in (mine.md5, mine.composite_md5):
+            return True
         digest = hashlib.sha256()
         with self._explained(key):
             self._read(key, digest.update)
@@ -388,13 +394,7 @@ class S3Store:
         return options
 
 
-def _part_bytes(n_bytes: int) -> int:
-    return max(PART_BYTES, -(-n_bytes // MAX_PARTS))
-
-
-def _composite_sha256(path: Path, n_bytes: int) -> str:
-    digests = []
-    with path.open("rb") as file:
-        while piece := file.read(_part_bytes(n_bytes)):
-            digests.append(hashlib.sha256(piece).digest())
-    return f"{base64.b64encode(hashlib.sha256(b''.join(digests)).digest()).decode()}-{len(digests)}"
+def _proof(made: Stat, found: Digests, sha256_was_checked: bool) -> str:
+    if sha256_was_checked:
+        return "sha256"
+    return "md5" if made.etag.strip('"') == found.md5 else ""

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError  # noqa: A004
 from urllib3.exceptions import HTTPError
 
-from infra.errors import ObjectMissing, StoreError, StoreForbidden
+from infra.errors import ObjectMissing, StoreBusy, StoreError, StoreForbidden
 from infra.log import mask
 
 NO_ANSWER = (ConnectionError, HTTPClientError, HTTPError)
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 FORBIDDEN = frozenset({"403", "AccessDenied"})
+BUSY = frozenset({429, 503})
 _REMEDIES: Mapping[str, str] = {
     "NoSuchBucket": "make the bucket or correct --store",
     "AccessDenied": "check the key's or role's rights on this prefix",
@@ -36,6 +37,13 @@ def status_of(error: ClientError) -> int:
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header, None where there is none (a date in it is not used: clocks differ)."""
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(headers.get("retry-after", "")))
+    return None
+
+
 @contextlib.contextmanager
 def explained(url: str, endpoint: str, key: str) -> Iterator[None]:
     """Turn botocore's errors inside the `with` into camloop's.
@@ -43,6 +51,7 @@ def explained(url: str, endpoint: str, key: str) -> Iterator[None]:
     Raises:
         ObjectMissing: there is no such key.
         StoreForbidden: the credentials lack the right, or the key is missing and they may not list.
+        StoreBusy: 429 or 503; it may say how long to wait.
         StoreError: anything else, with the cause kept.
     """
     try:
@@ -53,8 +62,10 @@ def explained(url: str, endpoint: str, key: str) -> Iterator[None]:
             raise ObjectMissing(f"no object {key!r} in {url}") from error
         detail = mask(str(error.response.get("Error", {}).get("Message", "")))
         remedy = _REMEDIES.get(code, "see the store's own log")
-        kind = StoreForbidden if code in FORBIDDEN else StoreError
-        raise kind(f"store {url}: {key!r}: {code} {detail}; {remedy}") from error
+        message = f"store {url}: {key!r}: {code} {detail}; {remedy}"
+        if status_of(error) in BUSY:
+            raise StoreBusy(message, retry_after_s(error.response["ResponseMetadata"].get("HTTPHeaders", {})) or 0.0) from error
+        raise (StoreForbidden if code in FORBIDDEN else StoreError)(message) from error
     except NoCredentialsError as error:
         raise StoreError(
             f"store {url}: no credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

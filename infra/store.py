@@ -30,8 +30,10 @@ from infra.objects import (
     Capabilities,
     Capability,
     PresignMethod,
+    ResumeLog,
     Stat,
     Store,
+    Unfinished,
     check_range,
     check_readable,
     file_sha256,
@@ -92,6 +94,8 @@ def arrow_filesystem(store: Store) -> pyarrow.fs.FileSystem:
 class MemoryStore:
     """A store in this process's memory, for tests and examples. Tables cannot lie in it."""
 
+    clock_offset_s: float | None = None
+
     def __init__(self) -> None:
         self.url = "memory://"
         self._objects: dict[str, tuple[bytes, Stat]] = {}
@@ -124,7 +128,7 @@ class MemoryStore:
                 raise ObjectExists(f"object {key!r} exists in {self.url}")
             return self._write(key, data)
 
-    def put_file_if_absent(self, key: str, path: Path, *, sha256: str) -> Stat:
+    def put_file_if_absent(self, key: str, path: Path, *, sha256: str, resume: ResumeLog | None = None) -> Stat:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
             raise StoreError(f"{path}: its bytes do not hash to {sha256}; nothing was stored")
@@ -143,6 +147,12 @@ class MemoryStore:
 
     def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
         return self.head(key) is not None and hashlib.sha256(self.get(key)).hexdigest() == sha256
+
+    def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
+        return iter(())
+
+    def abandon(self, key: str, upload_id: str) -> None:
+        return None
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
         with self._lock:
@@ -184,6 +194,8 @@ class DirStore:
     Args:
         path: the folder; it is made by the first write.
     """
+
+    clock_offset_s: float | None = None
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
@@ -247,7 +259,7 @@ class DirStore:
             durable.create(path, data)
             return self._stat(key, path)
 
-    def put_file_if_absent(self, key: str, path: Path, *, sha256: str) -> Stat:
+    def put_file_if_absent(self, key: str, path: Path, *, sha256: str, resume: ResumeLog | None = None) -> Stat:
         target = self._target(key)
         if not path.is_file():
             raise StoreError(f"{path}: no such file to store")
@@ -286,6 +298,12 @@ class DirStore:
 
     def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
         return self.head(key) is not None and file_sha256(self._file(key)) == sha256
+
+    def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
+        return iter(())
+
+    def abandon(self, key: str, upload_id: str) -> None:
+        return None
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
         folder = self.path / check_readable(top) if (top := prefix.rpartition("/")[0]) else self.path
