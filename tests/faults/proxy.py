@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 
 _EXPECT = re.compile(rb"(?i)\r\nexpect: *100-continue")
 
@@ -20,7 +21,8 @@ class Proxy:
     """A running proxy. `cut(request_line)` says whether the answer to this successful request is lost.
 
     `mutate(head)` may change the head of a request before it is sent on, for example strip a condition.
-    `refuse(head)` may answer in the server's place with (status, S3 error code).
+    `refuse(head)` may answer in the server's place with (status, S3 error code), with
+    `refusal_headers` beside the date.
     """
 
     upstream_port: int
@@ -29,6 +31,7 @@ class Proxy:
     refuse: Callable[[bytes], tuple[int, str] | None] = lambda head: None
     port: int = 0
     lost: list[str] = field(default_factory=list)
+    refusal_headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -48,7 +51,7 @@ class Proxy:
                 line = head.split(b"\r\n")[0].decode()
                 payload = await _body(client, head)
                 if refused := self.refuse(head):
-                    answer.write(_refusal(*refused))
+                    answer.write(_refusal(*refused, self.refusal_headers, empty=line.startswith("HEAD")))
                     await answer.drain()
                     continue
                 server_writer.write(self.mutate(head) + payload)
@@ -69,9 +72,11 @@ class Proxy:
                 server_writer.close()
 
 
-def _refusal(status: int, code: str) -> bytes:
-    body = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>".encode()
-    return b"HTTP/1.1 %d Refused\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+def _refusal(status: int, code: str, headers: dict[str, str], *, empty: bool) -> bytes:
+    body = b"" if empty else f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>".encode()
+    said = {"Content-Type": "application/xml", "Date": formatdate(usegmt=True), "Content-Length": str(len(body))} | headers
+    lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
+    return f"HTTP/1.1 {status} Refused\r\n{lines}\r\n".encode() + body
 
 
 async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
