@@ -98,11 +98,11 @@ def readable_bytes(path: Path) -> tuple[int, list[int]]:
         raise MediaError(f"{path.name}: cut off before its first frames were written")
     found: list[tuple[int, int]] = []  # (end in the file, pts)
     with opened(path) as (container, stream):
-        is_units = stream.codec_context.name in _PARAMETER_SETS
+        codec = stream.codec_context.name
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            if is_units and not _is_whole(memoryview(packet)):
+            if not _is_whole(memoryview(packet), codec):
                 n_bytes = min(n_bytes, _fragment_start(path, packet.pos))
                 break
             found.append((packet.pos + packet.size, packet.pts))
@@ -128,14 +128,18 @@ def _has_parameter_sets(data: bytes, codec: str) -> bool:
     return any(unit and (unit[0] & mask) >> shift == wanted for unit in units(data[:4096]))
 
 
-def _is_whole(data: memoryview) -> bool:
-    """Say whether a packet is a row of units, each behind its length of four bytes."""
+def _is_whole(data: memoryview, codec: str) -> bool:
+    """Say whether a packet is all there: a JPEG to its end mark, or a row of units, each behind its length of four bytes.
+
+    No unit ends in a zero byte (H.264 and H.265, 7.4.1), so one whose end was never written is told from a whole one.
+    """
+    if codec not in _PARAMETER_SETS:
+        return bytes(data[-64:]).rstrip(b"\0").endswith(b"\xff\xd9")  # cameras pad with zeros
     at = 0
     while at + 4 < len(data):
-        n_bytes = int.from_bytes(data[at : at + 4], "big")
-        if not n_bytes:
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+        if at > len(data) or not data[at - 1]:
             return False
-        at += 4 + n_bytes
     return at == len(data)
 
 
