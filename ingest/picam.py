@@ -14,7 +14,7 @@ a mailbox of bounded size until the recorder takes it, so a slow disk never hold
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,12 @@ class PiPictures:
 
 
 def open_picam(
-    url: str, *, camera_id: str | None = None, host_id: str = "host", pictures: bool = False
+    url: str,
+    *,
+    camera_id: str | None = None,
+    host_id: str = "host",
+    pictures: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> PiCamera | PiPictures:
     """Return the Pi camera that `url` names: `picam://0?width=1280&height=720&fps=30` (options: see `PiSettings`).
 
@@ -196,9 +201,10 @@ def open_picam(
         camera_id: its name.
         host_id: the machine.
         pictures: pictures instead of an H.264 stream.
+        options: what the address does not say, as a `[[camera]]` table has it (see `parse_picam`).
 
     Raises:
         MissingExtra, UsageError, DeviceError: as `PiCamera`; UsageError also for an address that cannot be read.
     """
     made = PiPictures if pictures else PiCamera
-    return made(parse_picam(url), camera_id=camera_id, host_id=host_id)
+    return made(parse_picam(url, options), camera_id=camera_id, host_id=host_id)

@@ -6,8 +6,9 @@ Only words: nothing here touches a camera, so a wrong address is refused on any 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_type_hints
 from urllib.parse import parse_qsl, urlsplit
 
 from infra.errors import SettingsError, UsageError
@@ -77,8 +78,13 @@ class PiSettings:
         return width, max(2, round(width * self.height / self.width / 2) * 2)
 
 
-def parse_picam(url: str) -> PiSettings:
+def parse_picam(url: str, options: Mapping[str, Any] | None = None) -> PiSettings:
     """Read `picam://NUMBER[?option=..&..]`; the options are the fields of `PiSettings`.
+
+    Args:
+        url: the address.
+        options: more of them, weaker than the address's own, as a `[[camera]]` table has them: also `size`
+            (width, height), and `training` as true (jitter) or false.
 
     Raises:
         UsageError: not such an address, an unknown option, or a value that is not legal.
@@ -87,7 +93,12 @@ def parse_picam(url: str) -> PiSettings:
     if parts.scheme != "picam" or not re.fullmatch(r"\d{1,3}", parts.netloc) or parts.path.strip("/"):
         raise UsageError(f"source {url!r} is not understood; legal: picam://0[?width=1280&height=720&fps=30&training=lock]")
     kinds = get_type_hints(PiSettings)
-    table: dict[str, Any] = {"number": int(parts.netloc)}
+    table: dict[str, Any] = {name: value for name, value in (options or {}).items() if value is not None}
+    if "size" in table:
+        table["width"], table["height"] = table.pop("size")
+    if isinstance(table.get("training"), bool):
+        table["training"] = "jitter" if table["training"] else "off"
+    table["number"] = int(parts.netloc)
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         table[name] = _value(kinds.get(name), text)
     if "number" in dict(parse_qsl(parts.query)):
@@ -106,7 +117,3 @@ def _value(kind: Any, text: str) -> Any:
     if numeric and re.fullmatch(r"-?\d*\.\d+|-?\d+\.", text):
         return float(text)
     return text
-
-
-OPTIONS = tuple(field.name for field in fields(PiSettings) if field.name != "number")
-TRAINING_MODES: tuple[Training, ...] = get_args(Training)
