@@ -278,7 +278,30 @@ def child_environment(settings: Settings, **more: str) -> dict[str, str]:
         value = getattr(settings.s3, name)
         if value is not None:
             made[variable] = value
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):  # meant for this process alone
+        made.pop(name, None)
     return made | more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What systemd tells a service: where it listens, how long it may be silent, its directory in memory."""
+
+    notify_socket: str | None
+    watchdog_s: float | None
+    runtime_folder: Path
+
+
+def service_settings(environ: Mapping[str, str] | None = None) -> ServiceSettings:
+    """Read NOTIFY_SOCKET, WATCHDOG_USEC and RUNTIME_DIRECTORY (else XDG_RUNTIME_DIR, else /dev/shm) as systemd sets them."""
+    env = os.environ if environ is None else environ
+    usec = env.get("WATCHDOG_USEC", "")
+    folder = env.get("RUNTIME_DIRECTORY", "").split(":")[0] or env.get("XDG_RUNTIME_DIR") or "/dev/shm"
+    return ServiceSettings(
+        notify_socket=env.get("NOTIFY_SOCKET") or None,
+        watchdog_s=int(usec) / 1e6 if usec.isdigit() and int(usec) else None,
+        runtime_folder=Path(folder),
+    )
 
 
 def _first(env: Mapping[str, str], *names: str) -> str | None:

@@ -10,13 +10,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.clock import is_synchronised
 from infra.records import ClockQuality
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 THERMAL = Path("/sys/class/thermal")
 THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 TIMESYNCD = Path("/run/systemd/timesync/synchronized")
-_STA_UNSYNC, _STA_NANO, _TIME_ERROR = 0x0040, 0x2000, 5  # linux/timex.h
+_STA_NANO = 0x2000  # linux/timex.h: the offset is in nanoseconds
 _UNDER_VOLTAGE_NOW, _UNDER_VOLTAGE_SINCE_BOOT = 1 << 0, 1 << 16  # bits of the Pi firmware's get_throttled
 
 
@@ -95,11 +96,8 @@ def power_trouble(path: Path = THROTTLED) -> str | None:
 
 def clock_state(timesyncd: Path = TIMESYNCD) -> ClockState:
     """Return whether something keeps this machine's UTC right: the kernel's word (adjtimex), else systemd-timesyncd's."""
-    timex = _Timex()
-    try:
-        verdict = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
-    except (OSError, AttributeError):
-        verdict = -1
-    if verdict >= 0 and verdict != _TIME_ERROR and not timex.status & _STA_UNSYNC:
-        return ClockState(quality="ntp", offset_s=timex.offset / (1e9 if timex.status & _STA_NANO else 1e6))
+    if is_synchronised():
+        timex = _Timex()
+        if ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) >= 0:
+            return ClockState(quality="ntp", offset_s=timex.offset / (1e9 if timex.status & _STA_NANO else 1e6))
     return ClockState(quality="ntp" if timesyncd.exists() else "unknown", offset_s=None)
