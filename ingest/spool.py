@@ -1,17 +1,22 @@
 """The spool: finished clips on the camera host's disk, from the recorder's last fsync until the store has them.
 
     spool = Spool(folder)
-    spool.adopt(path, sidecar)          # afterwards the clip survives a power cut; the file was moved in
-    for clip in spool.pending(): ...    # oldest first
-        spool.done(clip)                # the store has it: marked, then deleted
+    seq = spool.reserve(camera_id, boot_id)     # the clip's number, durable before the first frame is filmed
+    spool.adopt(path, sidecar)                  # afterwards the clip survives a power cut; the file was moved in
+    for clip in spool.pending(): ...            # oldest first
+        spool.done(clip)                        # the store has it: marked, then deleted
+
+Numbers have no holes: each that was reserved becomes a clip or an entry in the `ledger` with its reason (`forfeit`, or by
+itself for a recorder that died). Beyond `limits` the owner's policy gives clips up, each with its entry.
 
 Layout: `clips/<clip_id>.json` (the sidecar, first) and `clips/<clip_id>.<container>`, `quarantine/` with a reason beside
-each clip that must not be sent, `recording/` for files that a recorder has not finished, `spool.sqlite` (synchronous=FULL).
-The database only remembers order and state. It can be rebuilt from the files, and is, when it is gone or damaged (the old
-one is kept aside): a clip with a sidecar and without a row is pending again; sending it twice is harmless.
+each clip that must not be sent, `recording/` for files that a recorder has not finished, `ledger/`, `sequence/` (how far
+numbers went), `spool.sqlite` (synchronous=FULL). The database only remembers order, state and numbers; when it is gone or
+damaged it is made again from the files (the old one is kept aside). Sending a clip twice is harmless.
 
-Orders that a crash may interrupt, each finished by the next `Spool(folder)`:
-adopt: sidecar, clip, row. done: row, clip, sidecar. quarantine: reason, clip, sidecar, row.
+One process at a time changes anything (the lock `change`). Orders that a crash may interrupt, each finished by the next
+`Spool(folder)`: reserve: mark, row. adopt: sidecar, clip, row. done: row, clip, sidecar. give up: entries, rows, clips,
+sidecars. quarantine: entry, reason, clip, sidecar, row. forfeit: entry, row.
 """
 
 from __future__ import annotations
@@ -20,10 +25,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from infra import durable
 from infra.artefacts import Outbox
@@ -33,19 +40,23 @@ from infra.keys import check_name
 from infra.log import Log
 from infra.objects import file_sha256
 from infra.records import Sidecar
+from infra.sequence import Kind, LedgerEntry
+from ingest.ledger import Ledger, SealedPage, Sign
+from ingest.marks import Marks
+from ingest.policy import Candidate, SpoolLimits
+from ingest.policy import value as value_of
+from ingest.repair import repair
+from ingest.room import excess_bytes, give_up
+from ingest.spool_database import Open, SpoolDatabase
 
 _log = Log("ingest.spool")
-_NOT_DAMAGE = (
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
-)  # fmt: skip
-_TABLE = """
-CREATE TABLE IF NOT EXISTS clips (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    clip_id TEXT NOT NULL UNIQUE,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'done', 'quarantined', 'lost')),
-    added_ns INTEGER NOT NULL,
-    reason TEXT
-)"""
+DiskUsage = Callable[[Path], tuple[int, int]]  # (total, free) bytes of the file system
+
+
+def disk_usage(folder: Path) -> tuple[int, int]:
+    """Return (total, free) bytes of a folder's file system, free as an ordinary user may use it."""
+    usage = shutil.disk_usage(folder)
+    return usage.total, usage.free
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +72,34 @@ class Spool:
 
     Args:
         folder: made if missing. Its state is checked and repaired here.
+        limits: what may lie here; None: whatever the disk holds.
+        host_id: whose ledger this is.
+        sign: the host's signature for ledger pages (see `Ledger`); only the process that uploads needs it.
+        disk: how full the file system is.
 
     Raises:
         DeviceError: the folder's disk is full, read-only or broken.
     """
 
-    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
-        self.folder = folder
-        self._clips = folder / "clips"
-        self._quarantine = folder / "quarantine"
-        self.recording = folder / "recording"
-        self._clock = clock or SystemClock()
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock | None = None,
+        *,
+        limits: SpoolLimits | None = None,
+        host_id: str = "host",
+        sign: Sign | None = None,
+        disk: DiskUsage = disk_usage,
+    ) -> None:
+        self.folder, self.limits = folder, limits
+        self.clips, self.quarantined, self.recording = (folder / name for name in ("clips", "quarantine", "recording"))
+        self.ledger, self.marks = Ledger(folder / "ledger", host_id, sign), Marks(folder / "sequence")
+        self.disk, self._clock = disk, clock or SystemClock()
         with _explained(folder):
-            for path in (self._clips, self._quarantine, self.recording):
+            for path in (self.clips, self.quarantined, self.recording):
                 durable.make_dirs(path)
-            with self.locked("repair", wait=True):
-                self._database = self._opened()
-                self._repair()
+            with self.locked("change", wait=True):
+                self.database = self._opened()
 
     def __enter__(self) -> Spool:
         return self
@@ -87,31 +109,74 @@ class Spool:
 
     def close(self) -> None:
         """Close the database."""
-        self._database.close()
+        self.database.close()
 
-    def adopt(self, path: Path, sidecar: Sidecar) -> bool:
+    def reserve(self, camera_id: str, boot_id: str) -> int:
+        """Return the next number of this camera and boot, 0, 1, 2, ...; when this returns it survives a power cut.
+
+        Hold the lock `record-<camera_id>` until it was adopted or forfeited: without it, the number of a recorder that has
+        no unfinished file in `recording/` counts as abandoned.
+        """
+        check_name(camera_id, "camera"), check_name(boot_id, "boot")
+        with self._changing() as database:
+            seq = database.next_seq(camera_id, boot_id)
+            self.marks.raise_over(camera_id, boot_id, seq, database.boot_number(boot_id))
+            opened = Open(camera_id, boot_id, seq)
+            database.commit([*database.raise_to(camera_id, boot_id, seq + 1, promised=True), database.reserve(opened)])
+        return seq
+
+    def forfeit(self, camera_id: str, boot_id: str, seq: int, reason: str, *, clip_id: str | None = None) -> None:
+        """Say durably why no clip came of a reserved number; nothing happens if it is closed already."""
+        with self._changing() as database:
+            self.close_numbers(database, [Open(camera_id, boot_id, seq)], reason, clip_id)
+
+    def forfeit_open(self, camera_id: str, reason: str) -> int:
+        """Forfeit what earlier recorders of this camera left open, and return how many numbers; hold the camera's lock."""
+        with self._changing() as database:
+            mine = [number for number in database.open_reservations() if number.camera_id == camera_id]
+            return self.close_numbers(database, mine, reason)
+
+    def adopt(self, path: Path, sidecar: Sidecar, *, value: float | None = None) -> bool:
         """Move a finished clip in. When this returns, the clip survives a power cut.
 
+        Args:
+            value: what it is worth to the policy, 0 to 1; None: `policy.value(sidecar)`, which a rebuilt database uses too.
+
         Returns:
-            False when this clip was delivered before: the file was removed, nothing else happened.
+            False when the clip was not taken: it waits or was delivered already (its number is forfeited), or the spool is
+            full and its policy refuses what is new (it is in the ledger). The file was removed.
 
         Raises:
             ArtefactError: the file's size is not the sidecar's.
             DeviceError: the disk is full or broken; the file stays where it was.
         """
-        check_name(sidecar.clip_id, "clip")
-        check_name(sidecar.container, "container")
+        check_name(sidecar.clip_id, "clip"), check_name(sidecar.container, "container")
+        check_name(sidecar.camera_id, "camera"), check_name(sidecar.boot_id, "boot")
         n_bytes = path.stat().st_size
         if n_bytes != sidecar.n_bytes:
             raise ArtefactError(f"{path.name} has {n_bytes} bytes, its sidecar says {sidecar.n_bytes}; it was not adopted")
-        with _explained(self.folder):
-            if self.state(sidecar.clip_id) == "done":
+        document, worth = sidecar.to_json(), value_of(sidecar) if value is None else value
+        n_bytes += len(document)
+        with self._changing() as database:
+            state, seq = database.state(sidecar.clip_id), database.seq(sidecar.clip_id)
+            if state == "done" or (state == "pending" and seq not in (None, sidecar.seq)):
+                opened = Open(sidecar.camera_id, sidecar.boot_id, sidecar.seq)
+                self.close_numbers(database, [opened], f"duplicate of {sidecar.clip_id}", sidecar.clip_id)
                 durable.remove(path)
                 return False
-            durable.remove(self._reason_path(sidecar.clip_id))  # of a rotten copy that lay here before
-            durable.write(self._clips / f"{sidecar.clip_id}.json", sidecar.to_json())
-            _move(path, self._clips / f"{sidecar.clip_id}.{sidecar.container}", sidecar.sha256)
-            self._add(sidecar.clip_id)
+            if self.limits is not None and self.limits.policy == "newest" and excess_bytes(self, database, n_bytes, path):
+                reason = "the spool is full; policy newest"
+                self.ledger.add([self.entry(sidecar, "evicted", reason)])
+                database.commit(database.add(sidecar, n_bytes, worth, "evicted", reason))
+                durable.remove(path)
+                _log.warning("refused", clip_id=sidecar.clip_id, n_bytes=n_bytes, reason=reason)
+                return False
+            durable.remove(self.quarantined / f"{sidecar.clip_id}.reason.txt")  # of a rotten copy that lay here before
+            durable.write(self.clips / f"{sidecar.clip_id}.json", document)
+            _move(path, self.clips / f"{sidecar.clip_id}.{sidecar.container}", sidecar.sha256)
+            database.commit(database.add(sidecar, n_bytes, worth))
+            if self.limits is not None:
+                give_up(self, database, 0)
         return True
 
     def adopt_outbox(self, folder: Path) -> int:
@@ -128,37 +193,97 @@ class Spool:
                 durable.remove(path.with_suffix(".json"))
         return n_new
 
-    def pending(self) -> list[SpooledClip]:
-        """Return the clips that wait, in the order in which they came."""
-        rows = self._query("SELECT clip_id FROM clips WHERE state = 'pending' ORDER BY number")
-        found = (self._read(self._clips / f"{clip_id}.json") for (clip_id,) in rows)
-        return [clip for clip in found if clip is not None]
+    def make_room(self, n_bytes: int = 0) -> list[LedgerEntry]:
+        """Give clips up by the owner's policy until `n_bytes` more may come; call it before a segment is begun.
+
+        Returns:
+            The ledger's entries of what was given up.
+
+        Raises:
+            DeviceError: there is no room, and the policy gives nothing (more) up.
+        """
+        if self.limits is None:
+            return []
+        with self._changing() as database:
+            entries, short_bytes = give_up(self, database, n_bytes)
+        if short_bytes:
+            raise DeviceError(
+                f"spool {self.folder} is full: {short_bytes:,} bytes are missing and policy {self.limits.policy!r} gives up no "
+                "more; `camloop upload` what waits, free space, or choose another limit or policy in [spool]"
+            )
+        return entries
+
+    def pending(self, order: Literal["oldest", "fresh"] = "oldest", limit: int | None = None) -> list[SpooledClip]:
+        """Return the clips that wait, in order of boot, number and monotonic time, or the other way round."""
+        with _explained(self.folder):
+            waiting = self.database.candidates()
+        found: list[SpooledClip] = []
+        for candidate in reversed(waiting) if order == "fresh" else waiting:
+            if len(found) == limit:
+                break
+            try:
+                clip = self.read(self.clips / f"{candidate.clip_id}.json")
+            except ArtefactError as error:
+                with self._changing() as database:
+                    self.set_aside(database, candidate.clip_id, str(error), candidate)
+                continue
+            if clip is not None:
+                found.append(clip)
+        return found
+
+    def waiting(self) -> list[Candidate]:
+        """Return what is known of the clips that wait without reading their files, oldest first."""
+        with _explained(self.folder):
+            return self.database.candidates()
 
     def state(self, clip_id: str) -> str | None:
-        """Return pending, done, quarantined, lost, or None for a clip that was never here."""
-        rows = self._query("SELECT state FROM clips WHERE clip_id = ?", clip_id)
-        return rows[0][0] if rows else None
+        """Return pending, done, quarantined, lost, evicted, or None for a clip that was never here."""
+        with _explained(self.folder):
+            return self.database.state(clip_id)
 
     def counts(self) -> dict[str, int]:
         """Return how many clips are in each state."""
-        return {state: int(n) for state, n in self._query("SELECT state, count(*) FROM clips GROUP BY state ORDER BY state")}
+        with _explained(self.folder):
+            return self.database.counts()
+
+    @contextlib.contextmanager
+    def sending(self, clip: SpooledClip) -> Iterator[bool]:
+        """Keep a clip from being given up while it is sent; yields False when it is gone already."""
+        try:
+            fd = os.open(clip.path, os.O_RDONLY)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield clip.path.exists()
+        finally:
+            os.close(fd)
 
     def done(self, clip: SpooledClip) -> None:
         """Mark a clip as delivered, then delete its files."""
-        with _explained(self.folder):
-            self._mark(clip.sidecar.clip_id, "done")
+        with self._changing() as database:
+            database.commit([database.mark(clip.sidecar.clip_id, "done")])
             durable.remove(clip.path)
-            durable.remove(self._clips / f"{clip.sidecar.clip_id}.json")
+            durable.remove(self.clips / f"{clip.sidecar.clip_id}.json")
 
     def quarantine(self, clip: SpooledClip, reason: str) -> Path:
         """Put a clip aside that must not be sent, with the reason beside it, and return where it lies now."""
-        target = self._quarantine / clip.path.name
-        clip_id = clip.sidecar.clip_id
-        with _explained(self.folder):
-            durable.write(self._reason_path(clip_id), f"{reason}\n".encode())
-            self._finish_quarantine(clip_id, reason)
-        _log.warning("quarantined", clip_id=clip_id, reason=reason, path=target)
-        return target
+        with self._changing() as database:
+            self.set_aside(database, clip.sidecar.clip_id, reason, clip.sidecar)
+        return self.quarantined / clip.path.name
+
+    def ledger_pages(self) -> list[SealedPage]:
+        """Seal what is to be told and return the pages that wait: put each under its `key`, then `ledger_delivered`."""
+        with self._changing() as database:
+            promised = database.promised()
+            self.ledger.seal(promised, over=promised.keys() - database.boots_at_work())
+            return self.ledger.pages()
+
+    def ledger_delivered(self, page: SealedPage) -> None:
+        """Mark a page that the store has."""
+        with self._changing():
+            self.ledger.delivered(page)
 
     @contextlib.contextmanager
     def locked(self, what: str, *, wait: bool = False) -> Iterator[None]:
@@ -177,54 +302,8 @@ class Spool:
         finally:
             os.close(fd)
 
-    def _reason_path(self, clip_id: str) -> Path:
-        return self._quarantine / f"{clip_id}.reason.txt"
-
-    def _query(self, sql: str, *values: str) -> list[tuple[str, ...]]:
-        with _explained(self.folder):
-            return self._database.execute(sql, values).fetchall()
-
-    def _opened(self) -> sqlite3.Connection:
-        path = self.folder / "spool.sqlite"
-        try:
-            return self._connected(path)
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in _NOT_DAMAGE:
-                raise
-            aside = path.with_name(f"spool.sqlite.damaged-{self._clock.now_ns()}")
-            _log.error("database_damaged", path=path, kept_as=aside, error=str(error))
-            durable.adopt(path, aside)
-            for suffix in ("-wal", "-shm"):
-                durable.remove(path.with_name(path.name + suffix))
-            return self._connected(path)
-
-    def _connected(self, path: Path) -> sqlite3.Connection:
-        database = sqlite3.connect(path, timeout=30, isolation_level=None)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            ((verdict,), *_) = database.execute("PRAGMA integrity_check(1)").fetchall()
-            if verdict != "ok":
-                damage = sqlite3.DatabaseError(str(verdict))
-                damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-                raise damage
-            database.execute(_TABLE)
-        except sqlite3.Error:
-            database.close()
-            raise
-        return database
-
-    def _add(self, clip_id: str) -> None:
-        self._database.execute(
-            "INSERT INTO clips (clip_id, state, added_ns) VALUES (?, 'pending', ?) "
-            "ON CONFLICT (clip_id) DO UPDATE SET state = 'pending', reason = NULL WHERE state IN ('lost', 'quarantined')",
-            (clip_id, self._clock.now_ns()),
-        )
-
-    def _mark(self, clip_id: str, state: str, reason: str | None = None) -> None:
-        self._database.execute("UPDATE clips SET state = ?, reason = ? WHERE clip_id = ?", (state, reason, clip_id))
-
-    def _read(self, sidecar_path: Path) -> SpooledClip | None:
+    def read(self, sidecar_path: Path) -> SpooledClip | None:
+        """Return the clip of a sidecar, None if either file is missing; ArtefactError if the sidecar cannot be read."""
         try:
             sidecar = Sidecar.from_json(sidecar_path.read_bytes())
         except FileNotFoundError:
@@ -232,42 +311,62 @@ class Spool:
         path = sidecar_path.with_name(f"{sidecar.clip_id}.{sidecar.container}")
         return SpooledClip(path, sidecar) if path.exists() else None
 
-    def _finish_quarantine(self, clip_id: str, reason: str) -> None:
-        for path in sorted(self._clips.glob(f"{clip_id}.*"), key=lambda path: path.suffix == ".json"):
-            durable.adopt(path, self._quarantine / path.name)
-        self._mark(clip_id, "quarantined", reason)
+    def entry(self, clip: Sidecar | Candidate, kind: Kind, reason: str) -> LedgerEntry:
+        """Return a clip's entry for the ledger."""
+        return LedgerEntry(
+            camera_id=clip.camera_id, boot_id=clip.boot_id, seq=clip.seq, clip_id=clip.clip_id, kind=kind, reason=reason,
+            n_bytes=clip.n_bytes, at_mono_ns=self._clock.mono_ns(),
+        )  # fmt: skip
 
-    def _repair(self) -> None:
-        """Finish what a crash interrupted and make rows and files agree; the files are right."""
-        for reason_path in self._quarantine.glob("*.reason.txt"):
-            clip_id = reason_path.name.removesuffix(".reason.txt")
-            if self.state(clip_id) != "quarantined":
-                self._add(clip_id)
-                self._finish_quarantine(clip_id, reason_path.read_text().strip())
-        found: list[SpooledClip] = []
-        for path in sorted(self._clips.glob("*.json")):
-            if durable.is_temporary(path.name):
-                continue
-            try:
-                clip = self._read(path)
-            except ArtefactError as error:
-                durable.write(self._reason_path(path.stem), f"{error}\n".encode())
-                self._add(path.stem)
-                self._finish_quarantine(path.stem, str(error))
-                _log.error("sidecar_damaged", clip_id=path.stem, error=str(error))
-                continue
-            if self.state(path.stem) == "done":
-                if clip is not None:
-                    durable.remove(clip.path)
-                durable.remove(path)
-            elif clip is not None:
-                found.append(clip)
-        for clip in sorted(found, key=lambda clip: (clip.sidecar.boot_id, clip.sidecar.seq)):
-            self._add(clip.sidecar.clip_id)
-        for (clip_id,) in self._query("SELECT clip_id FROM clips WHERE state = 'pending'"):
-            if self._read(self._clips / f"{clip_id}.json") is None and not self._reason_path(clip_id).exists():
-                self._mark(clip_id, "lost", "its file is gone")
-                _log.error("clip_lost", clip_id=clip_id, folder=self._clips)
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[SpoolDatabase]:
+        with _explained(self.folder), self.locked("change", wait=True):
+            if not self.database.is_current():  # deleted or replaced under us
+                self.database.close()
+                self.database = self._opened()
+            yield self.database
+
+    def _opened(self) -> SpoolDatabase:
+        database = SpoolDatabase(self.folder / "spool.sqlite", self._clock)
+        try:
+            repair(self, database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def close_numbers(self, database: SpoolDatabase, numbers: Iterable[Open], reason: str, clip_id: str | None = None) -> int:
+        """Forfeit those of the numbers that are open; the caller holds the lock `change`."""
+        still_open = set(database.open_reservations())
+        closing = [number for number in numbers if number in still_open]
+        at_ns = self._clock.mono_ns()
+        self.ledger.add(
+            LedgerEntry(**number._asdict(), clip_id=clip_id, kind="forfeited", reason=reason, at_mono_ns=at_ns)
+            for number in closing
+        )
+        if closing:
+            database.commit([database.release(number) for number in closing])
+            _log.warning("forfeited", numbers=[f"{n.camera_id}/{n.boot_id}/{n.seq}" for n in closing], reason=reason)
+        return len(closing)
+
+    def set_aside(self, database: SpoolDatabase, clip_id: str, reason: str, known: Sidecar | Candidate | None) -> None:
+        """Quarantine a clip of which something is known, perhaps; the caller holds the lock `change`."""
+        if known is not None:
+            self.ledger.add([self.entry(known, "quarantined", reason)])
+        durable.write(self.quarantined / f"{clip_id}.reason.txt", f"{reason}\n".encode())
+        self.finish_setting_aside(database, clip_id, reason)
+
+    def finish_setting_aside(self, database: SpoolDatabase, clip_id: str, reason: str) -> None:
+        """Do what is left to do once the reason is written."""
+        for path in sorted(self.clips.glob(f"{clip_id}.*"), key=lambda path: path.suffix == ".json"):
+            durable.adopt(path, self.quarantined / path.name)
+        database.commit([database.add_unread(clip_id, "quarantined", reason)])
+        _log.warning("quarantined", clip_id=clip_id, reason=reason)
+
+    def remove_files(self, clip_id: str) -> None:
+        """Delete a clip, then its sidecar, which says what it was until the end."""
+        for path in sorted(self.clips.glob(f"{clip_id}.*"), key=lambda path: path.suffix == ".json"):
+            durable.remove(path)
 
 
 def _move(source: Path, target: Path, sha256: str) -> None:

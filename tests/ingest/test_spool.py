@@ -36,9 +36,9 @@ def ids(spool: Spool) -> list[str]:
 
 class TestLife:
     def test_adopt_pending_done(self, spool: Spool, make_clip: MakeClip) -> None:
-        """A clip is moved in, waits in order, and leaves no file when it is done."""
-        made = [make_clip(number) for number in (2, 0, 1)]
-        for path, sidecar in made:
+        """A clip is moved in, waits in the order of its number, and leaves no file when it is done."""
+        made = [make_clip(number) for number in (0, 1, 2)]
+        for path, sidecar in (made[2], made[0], made[1]):
             assert spool.adopt(path, sidecar)
             assert not path.exists()
         assert ids(spool) == [sidecar.clip_id for _, sidecar in made]

@@ -1,0 +1,94 @@
+"""Room in a full spool: what goes when the limits are reached, in an order that a crash cannot turn into silence.
+
+Entries in the ledger, then rows, then clips, then sidecars. A crash after the entries is finished by `repair`: what was
+entered goes. A clip that is being sent stays where it is. What lies in quarantine cannot be sent and is in the ledger
+already: it goes first. The caller holds the lock `change`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra import durable
+from infra.log import Log
+from infra.sequence import LedgerEntry
+from ingest.policy import Candidate, give_up_order
+from ingest.spool_database import SpoolDatabase
+
+if TYPE_CHECKING:
+    from ingest.spool import Spool
+
+_log = Log("ingest.spool")
+
+
+def excess_bytes(spool: Spool, database: SpoolDatabase, more_bytes: int, path: Path | None = None) -> int:
+    """Return how many bytes must go before `more_bytes` may come; 0 without limits.
+
+    Args:
+        path: the file that is to come, if it lies on this disk already.
+    """
+    if spool.limits is None:
+        return 0
+    others = (file for folder in (spool.quarantined, spool.recording) for file in folder.iterdir() if file != path)
+    used_bytes = database.pending_bytes() + sum(_size(file) for file in others)
+    total_bytes, free_bytes = spool.disk(spool.folder)
+    if path is not None and path.stat().st_dev == spool.folder.stat().st_dev:
+        free_bytes += more_bytes
+    return spool.limits.excess_bytes(used_bytes, more_bytes, total_bytes, free_bytes)
+
+
+def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[list[LedgerEntry], int]:
+    """Make room by the spool's policy; return the entries made and how many bytes are still missing."""
+    short_bytes = excess_bytes(spool, database, more_bytes)
+    if short_bytes == 0 or spool.limits is None or spool.limits.policy not in ("value", "oldest"):
+        return [], short_bytes
+    for path in sorted(spool.quarantined.iterdir()):
+        if short_bytes > 0 and not path.name.endswith(".reason.txt"):
+            short_bytes -= _size(path)
+            _log.warning("quarantined_file_removed", path=path)
+            durable.remove(path)
+    with contextlib.ExitStack() as held:
+        victims: list[Candidate] = []
+        for candidate in give_up_order(database.candidates(), spool.limits.policy):
+            if short_bytes <= 0:
+                break
+            if held.enter_context(_taken(spool.clips, candidate.clip_id)):
+                victims.append(candidate)
+                short_bytes -= candidate.n_bytes
+        reason = f"the spool is full; policy {spool.limits.policy}"
+        entries = [spool.entry(victim, "evicted", reason) for victim in victims]
+        spool.ledger.add(entries)
+        if victims:
+            database.commit([database.mark(victim.clip_id, "evicted", reason) for victim in victims])
+            n_bytes = sum(victim.n_bytes for victim in victims)
+            _log.warning("evicted", n_clips=len(victims), n_bytes=n_bytes, policy=spool.limits.policy)
+        for victim in victims:
+            spool.remove_files(victim.clip_id)
+    return entries, max(0, short_bytes)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a recorder's, gone meanwhile
+        return 0
+
+
+@contextlib.contextmanager
+def _taken(folder: Path, clip_id: str) -> Iterator[bool]:
+    """Take a clip's files from whoever would send them; yields False when somebody is sending them now."""
+    with contextlib.ExitStack() as closing:
+        try:
+            for path in folder.glob(f"{clip_id}.*"):
+                fd = os.open(path, os.O_RDONLY)
+                closing.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
