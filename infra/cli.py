@@ -129,6 +129,12 @@ COMMANDS: tuple[Command, ...] = (
         example='camloop upload spool --store s3://bucket/farm',
     ),
     Command(
+        name="agent",
+        target="ingest.cli_agent:agent",
+        summary="Run the cameras of this host as a service: record, upload, heal, and say how it is.",
+        example='camloop agent status',
+    ),
+    Command(
         name="doctor",
         target="infra.doctor:doctor",
         summary="Check a store: every byte, the logs, what the store can do; repair and compact.",

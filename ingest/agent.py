@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +31,7 @@ from ingest.notify import Notify
 from ingest.supervisor import HEARTBEAT, Child, Supervisor
 from ingest.tally import DayTally
 from ingest.uplink import read_uplink
-from ingest.watchdog import Watch
+from ingest.watchdog import Watch, shape_of
 
 KEPT_HEALTH_DOCUMENTS = 2016  # a week of one in five minutes: what an outage may make wait; about 2 MB
 KEPT_ERRORS = 5
@@ -71,8 +70,8 @@ class Agent:
             [*self._recorders, *uploader], clock, environment=child_environment(settings), out=out, on_tick=self._tick
         )
         self._tally = DayTally.read(config.spool, [camera.id for camera in self._cameras], self._today())
-        self._errors: deque[dict[str, Any]] = deque(maxlen=KEPT_ERRORS)
-        self._told: dict[str, str | None] = {}
+        self._errors: dict[tuple[str, str], dict[str, Any]] = {}
+        self._told: dict[str, str] = {}
         self._due = dict.fromkeys(("publish", "keep", "health"), clock.mono_ns())
         self._state = "running"
         self._document: dict[str, Any] = {}
@@ -126,7 +125,7 @@ class Agent:
         for child in self._recorders:
             self._tally.take(child.name, child.watch.last)
         for child in self._supervisor.children:
-            self._tell(child.name, child.watch.last_error)
+            self._tell(child.name, child.watch.last_error if child.watch.state != "running" else None)
         self._notify.alive(self._status_line())
         if self._is_due("publish", self._config.publish_s):
             self._publish(kept=self._is_due("keep", KEEP_EVERY_S))
@@ -134,10 +133,17 @@ class Agent:
             self._write_health()
 
     def _tell(self, name: str, trouble: str | None) -> None:
-        """Keep the last errors; the same one again is no news."""
-        if trouble is not None and trouble != self._told.get(name):
-            self._errors.append({"at_ns": self._clock.now_ns(), "name": name, "text": trouble[:300]})
+        """Keep the last errors; the same one again, but for its numbers, is counted."""
+        if trouble is None or trouble == self._told.get(name, ""):
+            self._told[name] = trouble or ""
+            return
         self._told[name] = trouble
+        key = (name, shape_of(trouble))
+        before = self._errors.pop(key, None)
+        n_times = 1 if before is None else before["n_times"] + 1
+        self._errors[key] = {"at_ns": self._clock.now_ns(), "name": name, "text": trouble[:300], "n_times": n_times}
+        while len(self._errors) > KEPT_ERRORS:
+            del self._errors[next(iter(self._errors))]
 
     def _status_line(self) -> str:
         states = [child.watch.state for child in self._recorders]
@@ -162,6 +168,7 @@ class Agent:
             "id": camera.id, "url": camera.shown_url, "site": camera.site, "state": watch.state,
             "since_s": round((self._clock.mono_ns() - watch.since_ns) / 1e9, 1),
             "fps": None if fps is None else round(fps, 2),
+            "down_s": round((self._clock.mono_ns() - (watch.last_frame_ns or self._started_mono_ns)) / 1e9, 1),
             "last_frame_age_s": None if watch.last_frame_ns is None else round(watch.age_s(), 1),
             "today": dataclasses.asdict(today), "n_frames": total.n_frames, "n_dropped": total.n_dropped,
             "n_skipped": total.n_skipped, "n_clips": total.n_clips, "n_restarts": watch.n_restarts,
@@ -195,7 +202,7 @@ class Agent:
             "cameras": [self._camera_facts(*both) for both in zip(self._cameras, self._recorders, strict=True)],
             "uploader": None if uploader is None else {"state": uploader.watch.state, "last_error": uploader.watch.last_error},
             "uplink": None if uplink is None else dataclasses.asdict(uplink),
-            **self._host_facts(), "errors": list(self._errors),
+            **self._host_facts(), "errors": list(self._errors.values()),
         }  # fmt: skip
         self._safely("live state", lambda: publish(self._live, self._document))
         if kept:

@@ -25,7 +25,7 @@ from typing import IO
 
 from infra.clock import Clock
 from infra.log import Log, mask
-from ingest.watchdog import Watch, read_beats
+from ingest.watchdog import Repeats, Watch, read_beats
 
 TICK_S = 0.5
 MAX_LINE_BYTES = 2000
@@ -62,6 +62,10 @@ class Child:
     _text: bytes = b""
     _minute: int = -1
     _n_in_minute: int = 0
+    _repeats: Repeats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._repeats = Repeats(self.watch.clock)
 
 
 def _die_with(parent: int) -> None:
@@ -131,7 +135,8 @@ class Supervisor:
             self._bury(child)
             if child.process is not None and child.watch.is_stalled():
                 child.watch.stalled()
-                _log.warning("camera_stalled", name=child.name, reason=child.watch.last_error, pid=child.process.pid)
+                if child._repeats.is_news(f"stalled: {child.watch.last_error}"):
+                    _log.warning("camera_stalled", name=child.name, reason=child.watch.last_error, pid=child.process.pid)
                 self._kill(child)
 
     def _start(self, child: Child) -> None:
@@ -173,7 +178,7 @@ class Supervisor:
         beats, child._beats = read_beats(child._beats + data)
         was = child.watch.state
         child.watch.beats(beats)
-        if was == "starting" and child.watch.state == "running":
+        if was == "starting" and child.watch.state == "running" and child._repeats.is_news("recording"):
             _log.info("camera_recording", name=child.name, n_restarts=child.watch.n_restarts)
 
     def _read_lines(self, child: Child) -> None:
@@ -191,17 +196,15 @@ class Supervisor:
             self._pass_on(child, mask(line[:MAX_LINE_BYTES].decode(errors="replace")))
 
     def _pass_on(self, child: Child, line: str) -> None:
-        """Write a child's line to the log; beyond so many a minute they are only counted: an SD card wears out."""
+        """Write a child's line to the log; repeats and what is beyond so many a minute are only counted: an SD card wears out."""
         child.lines.append(line)
         minute = self._clock.mono_ns() // 60_000_000_000
         if minute != child._minute:
-            if child.n_lines_hidden:
-                _log.warning("lines_hidden", name=child.name, n_lines=child.n_lines_hidden)
-            child._minute, child._n_in_minute, child.n_lines_hidden = minute, 0, 0
-        child._n_in_minute += 1
-        if child._n_in_minute > child.lines_per_minute:
+            child._minute, child._n_in_minute = minute, 0
+        if child._n_in_minute >= child.lines_per_minute or not child._repeats.is_news(line):
             child.n_lines_hidden += 1
             return
+        child._n_in_minute += 1
         self._out.write(f"{child.name}: {line}\n")
         self._out.flush()
 
@@ -230,7 +233,7 @@ class Supervisor:
             reason = "the stream ended" if code == 0 else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         stopping = child.watch.state == "stopping"
         child.watch.exited(child.ends and code == 0, reason)
-        if not stopping:
+        if not stopping and child._repeats.is_news(f"ended: {reason}"):
             told = _log.info if child.watch.state == "ended" else _log.warning
             told("child_ended", name=child.name, reason=reason, exit_code=code)
 

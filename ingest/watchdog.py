@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -26,6 +27,7 @@ GOOD_RUN_S = 60.0  # after so long a run the next failure is a first one again
 _BEAT = struct.Struct("<4sqqqqqq")  # 52 bytes: far below PIPE_BUF, so that a write is whole or not at all
 _MAGIC = b"beat"
 _RATE_OVER_S = 10.0
+_KEPT_SHAPES = 50
 
 
 class Framed(Protocol):
@@ -124,7 +126,7 @@ def read_beats(data: bytes) -> tuple[list[Beat], bytes]:
     return beats, data
 
 
-State = Literal["starting", "running", "stalled", "waiting", "ended", "stopping"]
+State = Literal["starting", "running", "stalled", "waiting", "ended", "stopping", "stopped"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,7 +208,7 @@ class Watch:
     def exited(self, ended: bool, reason: str | None = None) -> None:
         """The process is gone; `ended`: because the source has no more frames. Else it is started again after a pause."""
         if self.state == "stopping" or ended:
-            self._become("ended")
+            self._become("ended" if ended else "stopped")
             return
         if reason is not None and self.state != "stalled":
             self.last_error = reason
@@ -219,7 +221,8 @@ class Watch:
 
     def stopping(self) -> None:
         """The child was told to end; it is not started again."""
-        self._become("stopping" if self.state in ("starting", "running", "stalled") else "ended")
+        if self.state != "ended":
+            self._become("stopping" if self.state in ("starting", "running", "stalled") else "stopped")
 
     def age_s(self) -> float:
         """Return the seconds since the last frame, or since the start where none came."""
@@ -233,15 +236,26 @@ class Watch:
         return (last - first) / ((last_ns - first_ns) / 1e9) if last_ns > first_ns else None
 
 
-def quiet(seconds: float, clock: Clock) -> Callable[[], bool]:
-    """Return a question that is answered yes at most once in `seconds`: for messages about what goes on and on."""
-    next_ns = clock.mono_ns()
+class Repeats:
+    """What was said lately: the same line again, but for its numbers, is no news for ten minutes. Bounded memory."""
 
-    def may_speak() -> bool:
-        nonlocal next_ns
-        if clock.mono_ns() < next_ns:
+    def __init__(self, clock: Clock, quiet_s: float = 600.0) -> None:
+        self._clock, self._quiet_ns = clock, round(quiet_s * 1e9)
+        self._said: OrderedDict[str, int] = OrderedDict()
+
+    def is_news(self, text: str) -> bool:
+        """Say whether `text` should be passed on, and remember it."""
+        shape, now_ns = shape_of(text), self._clock.mono_ns()
+        said_ns = self._said.get(shape)
+        if said_ns is not None and now_ns - said_ns < self._quiet_ns:
             return False
-        next_ns = clock.mono_ns() + round(seconds * 1e9)
+        self._said[shape] = now_ns
+        self._said.move_to_end(shape)
+        if len(self._said) > _KEPT_SHAPES:
+            self._said.popitem(last=False)
         return True
 
-    return may_speak
+
+def shape_of(text: str) -> str:
+    """Return a message without its numbers and times: two of one shape say the same thing."""
+    return re.sub(r"\d+", "#", text)[:300]

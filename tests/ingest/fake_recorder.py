@@ -40,7 +40,8 @@ def main() -> None:
         heartbeat.beat(number, time.monotonic_ns())
         time.sleep(0.02)
         if mode == "loud":
-            sys.stderr.write(f"line {number} of rtsp://me:secret@host/1\n")
+            word = "".join(chr(ord("a") + int(digit)) for digit in str(number))
+            sys.stderr.write(f"line {word} of rtsp://me:secret@host/1\nsame line\n")
             sys.stderr.flush()
         if number == 5 and mode == "ends":
             sys.exit(0)

@@ -111,7 +111,8 @@ def test_what_children_say_is_bounded_and_masked(tmp_path: Path, supervised: Cal
     loud = fake(tmp_path, "loud", "loud", lines_per_minute=3)
     turn_until(supervised(loud, out=out), lambda: loud.n_lines_hidden > 20)
     lines = out.getvalue().splitlines()
-    assert 3 <= len(lines) <= 6 and "secret" not in out.getvalue() and lines[0] == "loud: line 0 of rtsp://***@host/1"
+    assert 3 <= len(lines) <= 6 and "secret" not in out.getvalue() and lines[0] == "loud: line a of rtsp://***@host/1"
+    assert len(set(lines)) == len(lines) and "loud: same line" in lines
 
 
 def test_the_end_is_exact(tmp_path: Path, supervised: Callable[..., Supervisor]) -> None:
@@ -123,7 +124,7 @@ def test_the_end_is_exact(tmp_path: Path, supervised: Callable[..., Supervisor])
     supervisor._end_children(0.4)
     assert time.monotonic() - before < 1.5
     assert fine.process is None and deaf.process is None
-    assert [fine.watch.state, deaf.watch.state] == ["ended", "ended"]
+    assert [fine.watch.state, deaf.watch.state] == ["stopped", "stopped"]
     assert not any(is_alive(pid) for name in ("fine", "deaf") for pid, _ in starts(tmp_path, name))
 
 
