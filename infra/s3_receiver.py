@@ -1,10 +1,10 @@
-"""Addresses of a bucket that let a stranger put one object, or one part of one, and nothing else (serve/broker.py gives them out).
+"""Addresses of a bucket that let a stranger put one object, or one part of one, and nothing else; the broker gives them out.
 
 Length, SHA-256 and `If-None-Match: *` are under the signature, so other bytes, another length or a second writer are refused by
 the store itself. The checksum's algorithm is named and signed too: servers that check only where both headers are sent would
 take other bytes otherwise (seen with ministack). Where the endpoint checks no SHA-256 at all, registration does.
-Creating, listing, completing and aborting an object of parts are done here, on the operator's key: a host never holds an address
-for these.
+Creating, listing, completing and aborting an object of parts are done here, with the operator's key: a host never holds an
+address for these.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class S3Receiver:
 
     def _signed(self, call: str, key: str, n_bytes: int, sha256: str, expires_s: int, more: dict[str, Any]) -> Address:
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-        params = {**self.store._at(key), **more, "ContentLength": n_bytes, "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": checksum}
+        checked = {"ContentLength": n_bytes, "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": checksum}
         headers = {
             "Content-Length": str(n_bytes), "x-amz-checksum-sha256": checksum, "x-amz-sdk-checksum-algorithm": "SHA256",
         }  # fmt: skip
         if "IfNoneMatch" in more:
             headers["If-None-Match"] = "*"
         with self._explained(key):
+            params = {**self.store._at(key), **more, **checked}
             return Address(str(self._s3.generate_presigned_url(call, Params=params, ExpiresIn=expires_s)), headers)
 
     def create(self, key: str, *, n_bytes: int, sha256: str) -> str:

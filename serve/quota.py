@@ -32,7 +32,7 @@ _log = Log("serve.broker")
 class _Count:
     n: int = 0
     n_bytes: int = 0
-    recent: dict[str, int] = field(default_factory=dict)  # key -> bytes charged, of the newest: an address asked for again is free
+    recent: dict[str, int] = field(default_factory=dict)  # key -> bytes: an address asked for again is free
 
 
 class Quota:
