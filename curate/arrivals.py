@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from curate.cameras import Registry
-from infra import keys
+from infra import images, keys
 from infra.errors import ArtefactError, ObjectMissing, UsageError
 from infra.records import Sidecar
 from infra.store import Store
@@ -119,8 +119,8 @@ def in_folder(root: Path, *, skip: Path | None = None) -> Found:
 
     A store below it (`skip`) is not looked into, so that `camloop ingest .` does not find its own clips.
 
-    Hidden files (a leading dot, among them macOS's `._x.mp4`) are left alone. A folder that holds images directly is
-    one clip; videos beside them are clips of their own.
+    Hidden files (a leading dot, among them macOS's `._x.mp4`) and tars that are no clips are left alone. A folder that holds
+    images directly is one clip; videos beside them are clips of their own.
 
     Raises:
         UsageError: there is no such folder, or nothing in it that could be a clip.
@@ -129,14 +129,14 @@ def in_folder(root: Path, *, skip: Path | None = None) -> Found:
         raise UsageError(f"{root}: no such folder or file; give a folder of videos or images, one video, or s3://bucket/prefix")
     root = root.resolve()
     if root.is_file():
-        if _suffix(root.name) not in VIDEO_SUFFIXES:
+        if _suffix(root.name) not in VIDEO_SUFFIXES and not images.is_clip(root):
             raise UsageError(
                 f"{root}: not a video by its name; legal endings: {' '.join('.' + s for s in sorted(VIDEO_SUFFIXES))}"
             )
         return Found(root_name=root.parent.name, arrivals=(_video(root, root.name),), left=Counter())
     own = skip.resolve() if skip is not None and not root.is_relative_to(skip.resolve()) else None
     arrivals, left = [], Counter[str]()
-    images: dict[Path, list[Path]] = {}
+    pictures: dict[Path, list[Path]] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if own is not None and path.is_relative_to(own):
@@ -144,13 +144,13 @@ def in_folder(root: Path, *, skip: Path | None = None) -> Found:
         if any(part.startswith(".") for part in name.split("/")) or not path.is_file():
             continue
         suffix = _suffix(path.name)
-        if suffix in VIDEO_SUFFIXES:
+        if suffix in VIDEO_SUFFIXES or (suffix == TAR and images.is_clip(path)):
             arrivals.append(_video(path, name))
         elif suffix in IMAGE_SUFFIXES:
-            images.setdefault(path.parent, []).append(path)
-        elif not (suffix == "json" and any(path.with_suffix(f".{s}").exists() for s in VIDEO_SUFFIXES)):
+            pictures.setdefault(path.parent, []).append(path)
+        elif not (suffix == "json" and any(path.with_suffix(f".{s}").exists() for s in (*VIDEO_SUFFIXES, TAR))):
             left[suffix or "no ending"] += 1
-    for folder, members in images.items():
+    for folder, members in pictures.items():
         name = root.name if folder == root else folder.relative_to(root).as_posix()
         n_bytes = sum(member.stat().st_size for member in members)
         arrivals.append(
@@ -191,8 +191,8 @@ def in_place(place: Store, prefix: str = "") -> Found:
     base = len(below) if prefix not in names else len(prefix.rpartition("/")[0])  # PATH may be one object
     for key, n_bytes in names.items():
         suffix, name = _suffix(key), key[base:].lstrip("/")
-        if suffix not in VIDEO_SUFFIXES:
-            if not (suffix == "json" and any(f"{key[:-5]}.{s}" in names for s in VIDEO_SUFFIXES)):
+        if suffix not in VIDEO_SUFFIXES and not (suffix == TAR and keys.sidecar_key(key) in names):
+            if not (suffix == "json" and any(f"{key[:-5]}.{s}" in names for s in (*VIDEO_SUFFIXES, TAR))):
                 left[suffix or "no ending"] += 1
             continue
         made = Arrival(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from fractions import Fraction
@@ -20,6 +21,8 @@ from infra import images, keys, video
 from infra.errors import ArtefactError
 from infra.records import CameraRow, Clip, ClockQuality, Sidecar
 from infra.video import Probe
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def make(
@@ -141,7 +144,7 @@ def _first(found: Iterable[datetime | None]) -> datetime | None:
 
 
 def captures(sidecar: Sidecar, path: Path, clip: Clip) -> list[dict[str, Any]]:
-    """Return the rows of `captures`: each recorded frame's pts with its sensor time and controls.
+    """Return the rows of `captures`: each recorded frame's (or vector's) pts with its sensor time and controls.
 
     Raises:
         ArtefactError: the sidecar does not name one time per frame, or the container gives the frames no times.
@@ -149,14 +152,35 @@ def captures(sidecar: Sidecar, path: Path, clip: Clip) -> list[dict[str, Any]]:
     times = sidecar.sensor_ns
     if not times:
         return []
-    pts = sorted(packet.pts for packet in video.packets(path) if packet.pts is not None)
-    if not len(times) == len(pts) == clip.n_frames:
+    pts = video.recorded_pts(path)
+    n_frames = len(pts) if clip.container == arrivals.TAR else clip.n_frames  # a clip of features has fewer pictures
+    if not len(times) == len(pts) == n_frames:
         raise ArtefactError(
-            f"the sidecar has {len(times)} sensor times, the clip {clip.n_frames} frames and {len(pts)} times: left out"
+            f"the sidecar has {len(times)} sensor times, the clip {n_frames} frames and {len(pts)} times: left out"
         )
     return [
         {"clip_id": clip.clip_id, "pts": at, "sensor_ns": sensor, "controls": _controls(sidecar, position, len(pts))}
         for position, (at, sensor) in enumerate(zip(pts, times, strict=True))
+    ]
+
+
+def embeddings(path: Path, clip: Clip) -> list[dict[str, Any]]:
+    """Return the rows of `embeddings` that a clip of features brings along: its vectors as recorded, none for other clips.
+
+    Raises:
+        MediaError: a damaged batch.
+        ArtefactError: an extractor without a name or hash that can stand in a table.
+    """
+    if clip.container != arrivals.TAR or (roll := images.read_roll(path)).extractor is None:
+        return []
+    name, sha256 = str(roll.extractor.get("name")), str(roll.extractor.get("sha256"))
+    if not _SHA256.fullmatch(sha256):
+        raise ArtefactError(f"its extractor {name[:80]!r} has hash {sha256[:80]!r}; legal: 64 hex digits")
+    source = f"{keys.check_name(name, 'extractor')}@{sha256[:12]}"
+    return [
+        {"clip_id": clip.clip_id, "pts": at, "det_id": None, "source": source, "dim": len(vector), "vector": vector.tobytes()}
+        for pts, vectors in images.read_vectors(path, roll)
+        for at, vector in zip(pts, vectors, strict=True)
     ]
 
 

@@ -76,8 +76,9 @@ def pack(vectors: NDArray[np.float32]) -> list[bytes]:
 
 
 def unpack(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
-    """Return stored vectors as float32 (N, dim), unit length again."""
-    rows: NDArray[np.float32] = np.frombuffer(b"".join(vectors), dtype="<f2").reshape(-1, dim).astype(np.float32)
+    """Return stored vectors as float32 (N, dim), unit length again; those that a camera recorded may be float32 already."""
+    dtype = "<f4" if vectors and len(vectors[0]) == 4 * dim else "<f2"
+    rows: NDArray[np.float32] = np.frombuffer(b"".join(vectors), dtype=dtype).reshape(-1, dim).astype(np.float32)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return rows
 

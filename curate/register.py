@@ -8,8 +8,8 @@ For each arrival, in order of name:
 3. new: probed (headers are not believed), put under `clips/<camera>/<clip_id>.<container>` unless it stays where it
    lies, its sidecar first. What cannot be read is one `failures` row; the rest goes on.
 
-Every `BATCH` clips are one commit of `clips`, `captures` and `gaps`; labels follow by their own commit, with derived ids,
-so that a run killed anywhere between is completed by the same command.
+Every `BATCH` clips are one commit of `clips`, `captures`, `gaps` and the `embeddings` of recorded features; labels follow by
+their own commit, with derived ids, so that a run killed anywhere between is completed by the same command.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from infra.video import Probe
 STEP: Final = "register"
 VERSION: Final = 1
 BATCH: Final = 200  # clips per commit: a killed run loses less than these
+ROWS: Final = 50_000  # and rows beside them, which hold the vectors of recorded features
 IMAGE_RATE: Final = Fraction(1)
 _HELD: Final = ("clip_id", "key", "source_name", "camera_id", "source_group", "start_ns", "state",
                 "first_pts", "end_pts", "time_base_num", "time_base_den", "n_bytes")  # fmt: skip
@@ -90,7 +91,7 @@ class Registrar:
         self._clip_at = {row["key"]: clip_id for clip_id, row in self._held.items()}
         live = catalog.live().filter((pl.col("step") == STEP) & (pl.col("scope") == "clip"))
         self._fingerprints = dict(zip(live["scope_id"], live["fingerprint"], strict=True))
-        self._rows: dict[str, list[dict[str, Any]]] = {"clips": [], "captures": [], "gaps": []}
+        self._rows: dict[str, list[dict[str, Any]]] = {"clips": [], "captures": [], "gaps": [], "embeddings": []}
         self._done: list[Done] = []
         self._labels: list[Label] = []
         self._failures: list[dict[str, Any]] = []
@@ -110,7 +111,7 @@ class Registrar:
                 self._gone(arrival, error)
             except (MediaError, ArtefactError, OSError) as error:
                 self._fail(arrival, error)
-            if len(self._done) >= BATCH:
+            if len(self._done) >= BATCH or sum(map(len, self._rows.values())) >= ROWS:
                 self.flush()
             advance(arrival.source_name)
         self.flush()
@@ -252,6 +253,7 @@ class Registrar:
                 ) from error
 
     def _add(self, arrival: Arrival, path: Path, clip: Clip, fingerprint: str) -> None:
+        vectors = clip_rows.embeddings(path, clip)
         number = self._cameras[clip.camera_id][0].camera_number
         row = dataclasses.asdict(clip) | {"camera_number": number}
         self._rows["clips"].append(row)
@@ -262,6 +264,8 @@ class Registrar:
             self._rows["captures"] += captures
             self._rows["gaps"] += gaps
             n_out += len(captures) + len(gaps)
+        self._rows["embeddings"] += vectors
+        n_out += len(vectors)
         self._done.append(Done("clip", clip.clip_id, STEP, fingerprint, 1, n_out))
         self._held[clip.clip_id] = {name: row[name] for name in _HELD}
         self._fingerprints[clip.clip_id] = fingerprint

@@ -7,6 +7,7 @@ that made the vectors; which one that was stands in the `runs` row of the `camlo
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +39,15 @@ def nearest(
     rows = catalog.scan("embeddings").filter(pl.col("det_id").is_null() & pl.col("pts").is_not_null()).collect()
     if rows.is_empty():
         raise QueryError("no embeddings: run camloop curate with --openclip-weights, without --without embed")
-    source = rows["source"][-1]
-    rows = rows.filter(pl.col("source") == source)
     if frame is not None:
         own = rows.filter((pl.col("clip_id") == frame[0]) & (pl.col("pts") == frame[1]))
         if own.is_empty():
             raise QueryError(f"frame {frame} has no embedding")
-        query = openclip.unpack(own["vector"].to_list(), own["dim"][0])[0]
+        source, query = own["source"][-1], openclip.unpack(own["vector"].to_list()[-1:], own["dim"][-1])[0]
     else:
-        query = _embedder(catalog, source, weights, model_name).texts([str(text)])[0]
+        embedder = _embedder(catalog, rows["source"].unique(maintain_order=True).to_list(), weights, model_name)
+        source, query = embedder.name, embedder.texts([str(text)])[0]
+    rows = rows.filter(pl.col("source") == source)
     scores = np.concatenate([_block(rows[start : start + BLOCK], query) for start in range(0, rows.height, BLOCK)])
     best = np.lexsort((rows["pts"].to_numpy(), -scores))[:k]
     return rows[best].select("clip_id", "pts").with_columns(similarity=pl.Series(scores[best]))
@@ -57,22 +58,25 @@ def _block(rows: pl.DataFrame, query: NDArray[np.float32]) -> NDArray[np.float32
     return scores
 
 
-def _embedder(catalog: Catalog, source: str, weights: Path | None, model_name: str | None) -> openclip.OpenClipEmbedder:
+def _embedder(
+    catalog: Catalog, sources: Sequence[str], weights: Path | None, model_name: str | None
+) -> openclip.OpenClipEmbedder:
+    """Return the model whose vectors are in the store; those of extractors on camera hosts know no sentences."""
     if weights is None:
-        used = _last_used(catalog, source)
+        used = _last_used(catalog, sources)
         weights, model_name = Path(used["path"]), used["model_name"]
     made = openclip.OpenClipEmbedder(weights, model_name=model_name)
-    if made.name != source:
+    if made.name not in sources:
         raise QueryError(
-            f"the embeddings are of {source}, these weights are {made.name}: a sentence must go through the same model"
+            f"the embeddings are of {sources[-1]}, these weights are {made.name}: a sentence must go through the same model"
         )
     return made
 
 
-def _last_used(catalog: Catalog, source: str) -> dict[str, Any]:
+def _last_used(catalog: Catalog, sources: Sequence[str]) -> dict[str, Any]:
     runs = catalog.scan("runs", ["command", "inputs", "end_ns"]).filter(pl.col("command") == "curate").sort("end_ns").collect()
     for inputs in reversed(runs["inputs"].to_list()):
         used: dict[str, Any] = json.loads(inputs or "{}").get("openclip") or {}
-        if used.get("source") == source:
+        if used.get("source") in sources:
             return used
-    raise QueryError(f"nobody knows where the weights of {source} are: give weights=PATH")
+    raise QueryError(f"nobody knows where the weights of {sources[-1]} are: give weights=PATH")

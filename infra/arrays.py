@@ -11,6 +11,7 @@ taken only for what is really there.
 from __future__ import annotations
 
 import io
+import tokenize
 import zlib
 from typing import Any, Final
 
@@ -82,5 +83,5 @@ def _array(data: bytes, name: str) -> npt.NDArray[Any]:
         if is_fortran or dtype.hasobject or n_bytes != len(data) - source.tell():
             raise ValueError(f"{dtype} {shape} does not fit its {len(data)} bytes")
         return np.frombuffer(data, dtype, offset=source.tell()).reshape(shape)
-    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, ArithmeticError, MemoryError, SyntaxError, RecursionError, tokenize.TokenError) as error:
         raise MediaError(f"{name}: cannot be read as an array: {' '.join(str(error).split())}") from error

@@ -43,6 +43,7 @@ MAX_PIXELS: Final = 7680 * 4320  # 8K; a 390 KB file of 15360x8640 took 0.6 GB (
 CODECS: Final = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png"}
 PNG_OPTIONS: Final = {"pred": "paeth", "compression_level": "1"}  # a fifth of the time of the default, 5 % more bytes
 JPEG_QSCALE: Final = 3  # of FFmpeg's 2 (best) to 31: 11 KB for a picture of 320x240
+STRICT: Final = {"err_detect": "crccheck+explode"}  # a chunk of a PNG whose CRC is wrong is an error, not another picture
 RAW_CODEC: Final = "rawvideo"
 
 
@@ -80,6 +81,16 @@ def is_roll(path: Path) -> bool:
             return file.read(262)[257:] == b"ustar"
     except OSError:
         return False
+
+
+def is_clip(path: Path) -> bool:
+    """Say whether the file is a tar that begins with `camloop.json`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(262)
+    except OSError:
+        return False
+    return head[257:] == b"ustar" and head[:100].rstrip(b"\0") == INDEX_NAME.encode()
 
 
 def pack_images(
@@ -195,7 +206,7 @@ def decode_image(data: bytes, name: str) -> Any:
         return av.VideoFrame.from_ndarray(frame_of(data, name, MAX_PIXELS), format="rgb24")
     try:
         context: Any = av.CodecContext.create(CODECS[Path(name).suffix.lower()], "r")
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.options = {"max_pixels": str(MAX_PIXELS), **(STRICT if name.lower().endswith(".png") else {})}
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     except (av.error.FFmpegError, ValueError, MemoryError) as error:
         raise MediaError(f"{name}: cannot be decoded: {error}") from error

@@ -71,7 +71,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     ),
     "embeddings": _schema(
         ("clip_id", _ID, False), ("pts", _PTS), ("det_id", _ID), ("source", pa.string(), False),
-        ("dim", pa.int32(), False), ("vector", pa.binary(), False),  # 2 * dim bytes: little-endian float16
+        ("dim", pa.int32(), False), ("vector", pa.binary(), False),  # little-endian: 2 * dim bytes float16, 4 * dim float32
     ),
     "intervals": _schema(
         ("clip_id", _ID, False), ("event_id", _ID, False), ("layer", pa.string(), False), ("source", pa.string(), False),
