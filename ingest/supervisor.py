@@ -196,7 +196,7 @@ class Supervisor:
             self._pass_on(child, mask(line[:MAX_LINE_BYTES].decode(errors="replace")))
 
     def _pass_on(self, child: Child, line: str) -> None:
-        """Write a child's line to the log; repeats and what is beyond so many a minute are only counted: an SD card wears out."""
+        """Write a child's line to the log; repeats, and what is too much for a minute, are counted only: a card wears out."""
         child.lines.append(line)
         minute = self._clock.mono_ns() // 60_000_000_000
         if minute != child._minute:
