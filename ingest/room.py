@@ -3,6 +3,9 @@
 Entries in the ledger, then rows, then clips, then sidecars. A crash after the entries is finished by `repair`: what was
 entered goes. A clip that is being sent stays where it is. What lies in quarantine cannot be sent and is in the ledger
 already: it goes first. The caller holds the lock `change`.
+
+A disk that others filled to the last byte would refuse the entry itself, so a spool with limits keeps a ballast of one MiB
+and drops it for as long as it is needed.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from ingest.spool_database import SpoolDatabase
 if TYPE_CHECKING:
     from ingest.spool import Spool
 
+BALLAST_BYTES = 1 << 20  # entries, and the database's log of one change
 _log = Log("ingest.spool")
 
 
@@ -42,11 +46,25 @@ def excess_bytes(spool: Spool, database: SpoolDatabase, more_bytes: int, path: P
     return spool.limits.excess_bytes(used_bytes, more_bytes, total_bytes, free_bytes)
 
 
+def drop_ballast(spool: Spool) -> None:
+    """Make the last MiB of a full disk free for what must be written."""
+    if spool.disk(spool.folder)[1] < BALLAST_BYTES:
+        (spool.folder / ".ballast").unlink(missing_ok=True)
+
+
+def take_ballast(spool: Spool) -> None:
+    """Keep one MiB for the day when the disk is full, if there is plenty now."""
+    path = spool.folder / ".ballast"
+    if spool.limits is not None and not path.exists() and spool.disk(spool.folder)[1] > 4 * BALLAST_BYTES:
+        durable.write(path, b"\0" * BALLAST_BYTES)
+
+
 def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[list[LedgerEntry], int]:
     """Make room by the spool's policy; return the entries made and how many bytes are still missing."""
     short_bytes = excess_bytes(spool, database, more_bytes)
     if short_bytes == 0 or spool.limits is None or spool.limits.policy not in ("value", "oldest"):
         return [], short_bytes
+    drop_ballast(spool)
     for path in sorted(spool.quarantined.iterdir()):
         if short_bytes > 0 and not path.name.endswith(".reason.txt"):
             short_bytes -= _size(path)
@@ -69,6 +87,7 @@ def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[lis
             _log.warning("evicted", n_clips=len(victims), n_bytes=n_bytes, policy=spool.limits.policy)
         for victim in victims:
             spool.remove_files(victim.clip_id)
+    take_ballast(spool)
     return entries, max(0, short_bytes)
 
 

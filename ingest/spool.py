@@ -35,7 +35,7 @@ from typing import Literal
 from infra import durable
 from infra.artefacts import Outbox
 from infra.clock import Clock, SystemClock
-from infra.errors import ArtefactError, DeviceError
+from infra.errors import ArtefactError, DeviceError, UsageError
 from infra.keys import check_name
 from infra.log import Log
 from infra.objects import file_sha256
@@ -46,7 +46,7 @@ from ingest.marks import Marks
 from ingest.policy import Candidate, SpoolLimits
 from ingest.policy import value as value_of
 from ingest.repair import repair
-from ingest.room import excess_bytes, give_up
+from ingest.room import drop_ballast, excess_bytes, give_up, take_ballast
 from ingest.spool_database import Open, SpoolDatabase
 
 _log = Log("ingest.spool")
@@ -98,8 +98,10 @@ class Spool:
         with _explained(folder):
             for path in (self.clips, self.quarantined, self.recording):
                 durable.make_dirs(path)
+            drop_ballast(self)
             with self.locked("change", wait=True):
                 self.database = self._opened()
+                take_ballast(self)
 
     def __enter__(self) -> Spool:
         return self
@@ -185,7 +187,7 @@ class Spool:
         for path, sidecar in outbox.finished():
             try:
                 n_new += self.adopt(path, sidecar)
-            except ArtefactError as error:
+            except (ArtefactError, UsageError) as error:
                 outbox.set_aside(sidecar.clip_id, str(error))
                 _log.warning("outbox_clip_broken", clip_id=sidecar.clip_id, reason=str(error))
                 continue
