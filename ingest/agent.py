@@ -71,7 +71,7 @@ class Agent:
         )
         self._tally = DayTally.read(config.spool, [camera.id for camera in self._cameras], self._today())
         self._errors: dict[tuple[str, str], dict[str, Any]] = {}
-        self._told: dict[str, str] = {}
+        self._told: dict[str, tuple[str, int] | None] = {}
         self._due = dict.fromkeys(("publish", "keep", "health"), clock.mono_ns())
         self._state = "running"
         self._document: dict[str, Any] = {}
@@ -125,19 +125,22 @@ class Agent:
         for child in self._recorders:
             self._tally.take(child.name, child.watch.last)
         for child in self._supervisor.children:
-            self._tell(child.name, child.watch.last_error if child.watch.state != "running" else None)
+            watch = child.watch
+            self._tell(child.name, None if watch.state == "running" else watch.last_error, watch.n_restarts)
         self._notify.alive(self._status_line())
         if self._is_due("publish", self._config.publish_s):
             self._publish(kept=self._is_due("keep", KEEP_EVERY_S))
         if self._is_due("health", self._config.health_s):
             self._write_health()
 
-    def _tell(self, name: str, trouble: str | None) -> None:
-        """Keep the last errors; the same one again, but for its numbers, is counted."""
-        if trouble is None or trouble == self._told.get(name, ""):
-            self._told[name] = trouble or ""
+    def _tell(self, name: str, trouble: str | None, occurrence: int = 0) -> None:
+        """Keep the last errors; the same one again, but for its numbers, is counted. Told is what changed since last time."""
+        now = None if trouble is None else (trouble, occurrence)
+        if now == self._told.get(name):
             return
-        self._told[name] = trouble
+        self._told[name] = now
+        if trouble is None:
+            return
         key = (name, shape_of(trouble))
         before = self._errors.pop(key, None)
         n_times = 1 if before is None else before["n_times"] + 1
@@ -155,7 +158,7 @@ class Agent:
         try:
             write()
         except OSError as error:
-            if self._told.get(what) != error.strerror:
+            if self._told.get(what) is None:
                 _log.warning("not_written", what=what, error=error.strerror, file=error.filename)
             self._tell(what, error.strerror or str(error))
         else:
@@ -212,9 +215,12 @@ class Agent:
         """Leave a health document for the uploader; its number is the boot's second, so that none is given out twice."""
         folder = self._config.spool / "health" / self._boot_id
         number = self._clock.mono_ns() // 1_000_000_000
-        document = health_document(self._document, number)
-        self._safely("health", lambda: durable.write(folder / f"{number:08d}.json", json.dumps(document).encode()))
-        self._safely("health", lambda: _forget_oldest(folder.parent, KEPT_HEALTH_DOCUMENTS))
+
+        def write() -> None:
+            durable.write(folder / f"{number:08d}.json", json.dumps(health_document(self._document, number)).encode())
+            _forget_oldest(folder.parent, KEPT_HEALTH_DOCUMENTS)
+
+        self._safely("health", write)
 
 
 def health_document(state: Mapping[str, Any], number: int) -> dict[str, Any]:

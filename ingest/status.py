@@ -174,12 +174,16 @@ def _host(state: Mapping[str, Any]) -> list[str]:
     disk, clock = state.get("disk"), state["clock"]
     free = "does not answer" if disk is None else f"{size(disk['free_bytes'])} free of {size(disk['total_bytes'])}"
     degrees = state.get("temperature_c")
-    offset_s = clock["offset_s"]
-    exact = "" if offset_s is None else f", off by {abs(offset_s) * 1000:.0f} ms"
+    beside_store_s = (state.get("uplink") or {}).get("clock_offset_s")
+    if beside_store_s is not None and abs(beside_store_s) >= 1:
+        exact = f", {duration(abs(beside_store_s))} {'behind' if beside_store_s > 0 else 'ahead of'} the store"
+    else:
+        exact = "" if clock["offset_s"] is None else f", off by {abs(clock['offset_s']) * 1000:.0f} ms"
+    set_by = f"set by the network{exact}" if clock["quality"] == "ntp" else f"NOT set by the network{exact}"
     return [
         f"disk         {free}{', READ-ONLY' if disk is not None and disk['is_read_only'] else ''}",
         f"temperature  {'no sensor' if degrees is None else f'{degrees:.0f} degrees C'}",
-        f"clock        {f'set by the network{exact}' if clock['quality'] == 'ntp' else 'NOT set by the network'}",
+        *_wrapped(set_by, "clock        "),
         f"up           {duration(state['uptime_s'])}",
     ]
 
