@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from infra.clock import Clock, SystemClock, is_synchronised
 from infra.keys import check_name, new_id
 from infra.log import Log
 from infra.records import ClockQuality
+from ingest.host import boot_id
 from ingest.mailbox import Mailbox
 from ingest.picam_device import N_BUFFERS, STALL_S, Device, Seen, available_cameras, has_hardware_encoder
 from ingest.picam_frames import parameter_sets
@@ -33,7 +33,6 @@ __all__ = ["PiCamera", "PiPictures", "PiSettings", "available_cameras", "open_pi
 HELD_PICTURES = 2  # buffers that may wait for a slow reader of pictures
 MAX_WAITING_BYTES = 24 << 20  # H.264 and small pictures that may wait for a slow disk: 10 s of 720p
 MAX_CLOCK_LAG_NS = 60_000_000_000
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NS_PER_S = 1_000_000_000
 _log = Log("ingest.picam")
 
@@ -63,7 +62,7 @@ class PiCamera:
     ) -> None:
         self.camera_id = check_name(camera_id or f"{host_id}-picam{settings.number}", "camera")
         self.host_id, self.site = host_id, None
-        self.boot_id, self.recording_id = _BOOT_ID.read_text().strip(), new_id()
+        self.boot_id, self.recording_id = boot_id(), new_id()
         self.width_px, self.height_px = settings.width, settings.height
         self.clock: ClockQuality = "unknown"
         self.format = StreamFormat(codec="h264", width_px=settings.width, height_px=settings.height, extradata=b"")
@@ -146,7 +145,7 @@ class PiPictures:
     ) -> None:
         self.camera_id = check_name(camera_id or f"{host_id}-picam{settings.number}", "camera")
         self.host_id, self.site = host_id, None
-        self.boot_id, self.recording_id = _BOOT_ID.read_text().strip(), new_id()
+        self.boot_id, self.recording_id = boot_id(), new_id()
         self.width_px, self.height_px = settings.width, settings.height
         self.clock: ClockQuality = "unknown"
         self._clock = clock or SystemClock()
