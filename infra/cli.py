@@ -124,8 +124,8 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="upload",
-        target="ingest.cli:upload",
-        summary="Carry a spool to the store: put if absent, hash compared, then deleted here.",
+        target="ingest.cli_upload:upload",
+        summary="Carry a spool to the store, or onto a stick: put if absent, proven, then deleted here; cuts cost little.",
         example='camloop upload spool --store s3://bucket/farm',
     ),
     Command(
@@ -133,6 +133,12 @@ COMMANDS: tuple[Command, ...] = (
         target="ingest.cli_agent:agent",
         summary="Run the cameras of this host as a service: record, upload, heal, and say how it is.",
         example='camloop agent status',
+    ),
+    Command(
+        name="fleet",
+        target="serve.cli_fleet:fleet",
+        summary="Who belongs to the fleet, how it is doing, and the broker that its cameras send through.",
+        example='camloop fleet enroll barn-pi-1 --cameras gate,yard',
     ),
     Command(
         name="doctor",

@@ -297,13 +297,24 @@ class DirStore:
         return self._stat(key, path) if path.is_file() else None
 
     def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
-        return self.head(key) is not None and file_sha256(self._file(key)) == sha256
+        if self.head(key) is None:
+            return False
+        with self._explained(key), self._file(key).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the medium, not from memory
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
     def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
-        return iter(())
+        """Yield the temporary files that a kill left: `upload_id` is the file's name."""
+        for path in sorted((self.path / prefix.rpartition("/")[0]).rglob("*")):
+            if durable.is_temporary(path.name):
+                with contextlib.suppress(FileNotFoundError):
+                    yield Unfinished(path.relative_to(self.path).as_posix(), path.name, path.stat().st_mtime_ns)
 
     def abandon(self, key: str, upload_id: str) -> None:
-        return None
+        path = self._file(key)
+        if durable.is_temporary(path.name) and path.name == upload_id:
+            with self._explained(key):
+                durable.remove(path)
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
         folder = self.path / check_readable(top) if (top := prefix.rpartition("/")[0]) else self.path

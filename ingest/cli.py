@@ -1,10 +1,9 @@
-"""The commands of a camera host: `record` films sources into a spool, `upload` carries the spool to the store."""
+"""`camloop record`: films sources into a spool; `camloop upload` (`cli_upload.py`) carries the spool to the store."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import signal
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from infra.console import Context
 from infra.errors import UsageError
 from infra.records import Sidecar
 from ingest.spool import Spool
-from ingest.uploader import Retry
-from ingest.uploader import upload as deliver
 
 DEFAULT_SPOOL = Path("camloop-spool")
 
@@ -57,40 +54,3 @@ def _record(arguments: argparse.Namespace, context: Context) -> int:
     recorded = [{"camera_id": camera} | dataclasses.asdict(result) for camera, result in made]
     context.out.document({"spool": str(arguments.spool), "recorded": recorded, "pending": waiting})
     return 0
-
-
-def upload(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `camloop upload`."""
-    parser.add_argument("spool", nargs="?", type=Path, default=DEFAULT_SPOOL, help="a spool (default: ./camloop-spool)")
-    outbox = "take the finished clips of an outbox first"
-    parser.add_argument("--outbox", type=Path, action="append", default=[], metavar="DIR", help=outbox)
-    parser.add_argument("--tries", type=int, default=4, metavar="N", help="try each request N times (default: 4)")
-    parser.set_defaults(run=_upload)
-
-
-def _upload(arguments: argparse.Namespace, context: Context) -> int:
-    if arguments.tries < 1:
-        raise UsageError(f"--tries {arguments.tries}; legal: 1 or more")
-    for folder in (*arguments.outbox, *(() if arguments.outbox else (arguments.spool,))):
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder; `camloop record` makes a spool, `camloop run --outbox` an outbox")
-    with Spool(arguments.spool, context.clock) as spool:
-        n_adopted = sum(spool.adopt_outbox(folder) for folder in arguments.outbox)
-        with context.out.progress(len(spool.pending()), "uploading") as task:
-            result = deliver(
-                spool,
-                context.store,
-                retry=Retry(max_tries=arguments.tries, clock=context.clock),
-                on_clip=lambda clip: task.advance(1, note=clip.sidecar.camera_id),
-            )
-        counts = spool.counts()
-    context.out.line(f"{result.n_clips} clips ({result.n_bytes:,} bytes) delivered to {context.store.url}")
-    if n_adopted:
-        context.out.line(f"{n_adopted} of them came from {', '.join(map(str, arguments.outbox))}")
-    if result.n_quarantined:
-        context.out.line(f"{result.n_quarantined} clips put aside; reasons in {arguments.spool / 'quarantine'}", style="red")
-    if counts.get("lost"):
-        context.out.line(f"{counts['lost']} clips lost their files before they were delivered", style="red")
-    document = dataclasses.asdict(result) | {"n_adopted": n_adopted, "store": context.store.url, "spool": counts}
-    context.out.document(json.loads(json.dumps(document)))
-    return 1 if result.n_quarantined else 0

@@ -27,12 +27,14 @@ class Uplink:
         bytes_per_s: measured while sending; None: not yet.
         is_open: whether the hours and the kind of link allow sending now.
         reason: why it does not send, or what failed last, in words.
+        clock_offset_s: how far the store's clock is ahead of this host's; None: the store never complained.
     """
 
     last_success_ns: int | None = None
     bytes_per_s: float | None = None
     is_open: bool = True
     reason: str | None = None
+    clock_offset_s: float | None = None
 
 
 def write_uplink(spool: Path, uplink: Uplink) -> None:

@@ -1,124 +1,394 @@
 """Carries clips from the spool to the store, each exactly once, whatever is cut in between.
 
-For each clip, oldest first: check the file's hash (a rotten clip is quarantined, never sent) -> sidecar, put if absent ->
-clip, put if absent -> look at what the store holds (size and checksum) -> mark done -> delete. `ObjectExists` means look:
-after a lost answer or a kill it is our own object. A store that cannot be reached is tried again with jittered, growing
-pauses, up to a bound; then the upload stops with one line, and everything that was not delivered is still in the spool.
+One thread talks to the spool and decides what goes next (`schedule.py`); worker threads bring one clip each into the store
+(`transfer.py`), as many as were measured to help. For each clip: sent and proven -> marked done -> deleted, all by the spool.
+With them go the host's ledger pages and health documents. `upload` empties the spool once; `watch` does it for ever.
+
+What it remembers between two lives lies in the spool: `uploads/<clip_id>.json` (an upload in parts that was begun),
+`metered.json` (what this day cost), `uplink.json` (how fast the link is, for the recorders and the agent).
 
 No decoder, no numpy: a camera host may run this beside anything.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from infra import keys
-from infra.clock import Clock, SystemClock
-from infra.errors import ObjectExists, StoreError, StoreIncapable
+from infra import durable, keys
+from infra.clock import Clock
+from infra.errors import ArtefactError, StoreError, StoreForbidden, StoreIncapable
 from infra.log import Log
-from infra.objects import Store, require
-from ingest.spool import Spool, SpooledClip, is_intact
+from infra.objects import Destination, ResumeLog, require
+from ingest.schedule import Allowance, Lanes, Meter, RateLimit, Turns, UploadSettings
+from ingest.spool import Spool, SpooledClip
+from ingest.transfer import UPLOADS, Retry, deliver, deliver_document, resume_path
+from ingest.uplink import Uplink, write_uplink
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 60.0
+POLL_S = 1.5
+DOCUMENTS_EVERY_S = 60.0
+UPLINK_EVERY_S = 60.0
+SWEEP_EVERY_S = 86_400.0
+ORPHAN_S = 86_400.0  # an upload in parts that nobody here remembers is given up after so long
+FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0  # between two passes while the store cannot be reached
+FAILURES_END_A_PASS = 2
+END_S = 2.0  # what was under way may hear of a stop so long; it is safe to cut
 _log = Log("ingest.upload")
-_T = TypeVar("_T")
+
+
+class Stopped(BaseException):
+    """Somebody asked the uploader to end; what was under way goes on next time. No error: nothing may catch it as one."""
+
+
+class Closed(BaseException):
+    """The hours are over in the middle of a clip; it goes on when they come again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploaded:
-    """What one run of the uploader did: clips delivered, bytes of them, clips put aside."""
+    """What one run of the uploader did: clips delivered, bytes of them, clips put aside, documents delivered."""
 
     n_clips: int
     n_bytes: int
     n_quarantined: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How often one request is tried and how long the pauses are; pauses double, each times a draw from [0.5, 1.5)."""
-
-    max_tries: int = 4
-    clock: Clock = field(default_factory=SystemClock)
-    rng: random.Random = field(default_factory=random.Random)
-
-    def __call__(self, act: Callable[[], _T], what: str) -> _T:
-        """Do `act` until it succeeds or was tried `max_tries` times; conditions that did not hold are answers, not failures."""
-        pause_s = FIRST_PAUSE_S
-        for attempt in range(1, self.max_tries + 1):
-            try:
-                return act()
-            except (ObjectExists, StoreIncapable):
-                raise
-            except StoreError as error:
-                if attempt == self.max_tries:
-                    raise
-                jittered_s = pause_s * (0.5 + self.rng.random())
-                _log.info("store_failed", what=what, attempt=attempt, pause_s=round(jittered_s, 2), error=str(error))
-                self.clock.sleep_s(jittered_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        raise AssertionError("max_tries is at least 1")
+    n_documents: int = 0
 
 
 def upload(
-    spool: Spool, store: Store, *, retry: Retry | None = None, on_clip: Callable[[SpooledClip], None] = lambda clip: None
+    spool: Spool,
+    store: Destination,
+    *,
+    settings: UploadSettings | None = None,
+    retry: Retry | None = None,
+    host_id: str = "host",
+    keep: bool = False,
+    on_clip: Callable[[SpooledClip], None] = lambda clip: None,
 ) -> Uploaded:
-    """Deliver all clips that wait in the spool; safe to kill and to run again.
+    """Deliver all clips and documents that wait in the spool, within the hours and the allowance; safe to kill and to repeat.
 
     Args:
         spool: its `upload` lock is held meanwhile.
         store: must honour put-if-absent.
+        settings: the table `[upload]`.
         retry: how patient to be.
-        on_clip: called after each clip that left the spool.
+        host_id: whose health documents these are.
+        keep: copy only: everything stays in the spool and is sent again (a stick may be lost on its way).
+        on_clip: called after each clip that was delivered or put aside.
 
     Raises:
-        StoreIncapable: the store ignores put-if-absent.
+        StoreIncapable: the store ignores put-if-absent, or alters bytes.
         StoreError: the store could not be reached after all tries; what remains is still in the spool.
         DeviceError: another process is uploading this spool, or its disk fails.
     """
-    retry = retry or Retry()
-    n_clips = n_bytes = n_quarantined = 0
     with spool.locked("upload"):
-        waiting = spool.pending()
+        uploader = Uploader(
+            spool, store, settings or UploadSettings(), retry=retry, host_id=host_id, keep=keep, on_clip=on_clip
+        )
         try:
-            retry(lambda: require(store, "put_if_absent"), "self-test")
-            for clip in waiting:
-                reason = _deliver(clip, store, retry)
-                if reason is None:
-                    spool.done(clip)
-                    n_clips, n_bytes = n_clips + 1, n_bytes + clip.sidecar.n_bytes
-                    _log.info("delivered", clip_id=clip.sidecar.clip_id, n_bytes=clip.sidecar.n_bytes)
-                else:
-                    spool.quarantine(clip, reason)
-                    n_quarantined += 1
-                on_clip(clip)
+            uploader.one_pass()
         except StoreIncapable:
             raise
         except StoreError as error:
-            left = len(waiting) - n_clips - n_quarantined
+            left = spool.counts().get("pending", 0)
+            n_clips = uploader.result.n_clips
             raise StoreError(f"{error}; {n_clips} clips delivered, {left} wait in {spool.folder}; run it again") from error
-    return Uploaded(n_clips=n_clips, n_bytes=n_bytes, n_quarantined=n_quarantined)
+        finally:
+            uploader.close()
+    return uploader.result
 
 
-def _deliver(clip: SpooledClip, store: Store, retry: Retry) -> str | None:
-    """Bring one clip into the store, or return why it must not be sent."""
-    sidecar = clip.sidecar
-    if not is_intact(clip):
-        return f"the file no longer has the {sidecar.n_bytes} bytes and SHA-256 {sidecar.sha256} that were recorded"
-    if sidecar.clip_id != keys.clip_id(sidecar.sha256):
-        return f"its id {sidecar.clip_id} is not the start of its SHA-256 {sidecar.sha256}"
-    key = keys.clip_key(sidecar.camera_id, sidecar.clip_id, sidecar.container)
+def watch(
+    spool: Spool,
+    store: Destination,
+    *,
+    settings: UploadSettings,
+    host_id: str,
+    stop: threading.Event,
+    retry: Retry | None = None,
+    rng: random.Random | None = None,
+    poll_s: float = POLL_S,
+) -> Uploaded:
+    """Deliver what comes until `stop` is set; a store that cannot be reached is tried again for ever, with growing rests.
+
+    Raises:
+        DeviceError: another process is uploading this spool, or its disk fails.
+    """
+    rng, rest_s = rng or random.Random(), FIRST_REST_S
+    with spool.locked("upload"):
+        uploader = Uploader(spool, store, settings, retry=retry, host_id=host_id, stop=stop)
+        try:
+            while not stop.is_set():
+                try:
+                    uploader.one_pass()
+                    rest_s = FIRST_REST_S
+                    stop.wait(poll_s)
+                except StoreError as error:
+                    uploader.tell(str(error))
+                    _log.warning("upload_rests", seconds=round(rest_s), reason=str(error))
+                    stop.wait(rest_s * (0.5 + rng.random()))
+                    rest_s = min(2 * rest_s, LONGEST_REST_S)
+        except Stopped:
+            pass
+        finally:
+            uploader.close()
+    return uploader.result
+
+
+@dataclass(slots=True)
+class _Flight:
+    clip: SpooledClip
+    held: contextlib.ExitStack
+
+
+class Uploader:
+    """One process's uploading; the caller holds the spool's `upload` lock.
+
+    Args: see `upload` and `watch`.
+    """
+
+    def __init__(
+        self, spool: Spool, store: Destination, settings: UploadSettings, *, retry: Retry | None = None, host_id: str = "host",
+        keep: bool = False, on_clip: Callable[[SpooledClip], None] = lambda clip: None, stop: threading.Event | None = None,
+    ) -> None:  # fmt: skip
+        self._spool, self._store, self._settings, self._host_id, self._on_clip = spool, store, settings, host_id, on_clip
+        self._keep = keep
+        self._stop = stop or threading.Event()
+        given = retry or Retry(max_tries=settings.tries)
+        self._clock: Clock = given.clock
+        self._retry = Retry(max_tries=given.max_tries, clock=given.clock, rng=given.rng, check=self._check)
+        self._rate = RateLimit(settings.bytes_per_s, self._clock, self._check)
+        self._meter, self._lanes = Meter(self._clock), Lanes(settings.connections, self._clock)
+        self._turns = Turns(settings.fresh_share, self._clock)
+        self._metered_path = spool.folder / "metered.json"
+        self._allowance = Allowance(settings.metered_bytes_per_day, self._today, _read_metered(self._metered_path))
+        self._flights: dict[Future[str | None], _Flight] = {}
+        self._pool = ThreadPoolExecutor(settings.connections, thread_name_prefix="upload")
+        self._tested = False
+        self._conflicts: set[str] = set()
+        self._due_ns: dict[str, int] = {}
+        self._uplink = Uplink()
+        self.result = Uploaded(n_clips=0, n_bytes=0, n_quarantined=0)
+
+    def close(self) -> None:
+        """Leave what was measured; a transfer under way is stopped within its next bytes, or ends with the process."""
+        self._stop.set()
+        wait(self._flights, timeout=END_S)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for flight in self._flights.values():
+            flight.held.close()
+        self._remember(at_once=True)
+
+    def one_pass(self) -> None:
+        """Deliver everything that waits and comes meanwhile; returns when nothing (more) may go now."""
+        error: StoreError | None = None
+        failures = 0
+        self._turns.see(candidate.clip_id for candidate in self._spool.waiting())
+        if self._closed_reason() is not None:
+            self._remember()
+            return
+        self._prepare()
+        self._documents()
+        while True:
+            if self._is_due("poll", POLL_S):
+                self._turns.see(candidate.clip_id for candidate in self._spool.waiting())
+                self._documents()
+            while failures < FAILURES_END_A_PASS and len(self._flights) < self._lanes.n and self._dispatch():
+                pass
+            if not self._flights:
+                break
+            for flight, outcome in self._landed(timeout_s=POLL_S):
+                if isinstance(outcome, StoreError):
+                    error, failures = outcome, failures + 1
+                    self._turns.put_last(flight.clip.sidecar.clip_id)
+                else:
+                    failures = 0
+                    self._settle(flight, outcome)
+            self._remember()
+        self._lanes.idle()
+        if error is not None:
+            raise error
+
+    def tell(self, reason: str | None) -> None:
+        """Leave a reason why nothing goes, for the agent."""
+        self._uplink = Uplink(
+            last_success_ns=self._uplink.last_success_ns, bytes_per_s=self._meter.bytes_per_s(),
+            is_open=self._settings.closed_s(self._clock.now_ns()) == 0, reason=reason,
+            clock_offset_s=self._store.clock_offset_s,
+        )  # fmt: skip
+        self._remember()
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _today(self) -> str:
+        return self._settings.local(self._clock.now_ns()).date().isoformat()
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now_ns = self._clock.mono_ns()
+        if now_ns < self._due_ns.get(what, now_ns):
+            return False
+        self._due_ns[what] = now_ns + round(every_s * 1e9)
+        return True
+
+    def _closed_reason(self) -> str | None:
+        if closed_s := self._settings.closed_s(self._clock.now_ns()):
+            reason = f"outside the hours {', '.join(self._settings.hours)}; opens in {closed_s / 60:.0f} min"
+        elif not self._allowance.admits(1):
+            reason = f"the {self._settings.metered_bytes_per_day:,} bytes of today are spent"
+        else:
+            return None
+        self.tell(reason)
+        return reason
+
+    def _prepare(self) -> None:
+        """Try the store once; give up uploads in parts that nobody will finish."""
+        if not self._tested:
+            self._retry(lambda: require(self._store, "put_if_absent"), "self-test")
+            self._tested = True
+        if self._is_due("sweep", SWEEP_EVERY_S):
+            with contextlib.suppress(StoreForbidden, StoreIncapable):  # the bucket's lifecycle rule does it then
+                self._sweep()
+
+    def _sweep(self) -> None:
+        waiting = {candidate.clip_id: candidate.camera_id for candidate in self._spool.waiting()}
+        remembered = set()
+        for path in sorted((self._spool.folder / UPLOADS).glob("*.json")):
+            log = ResumeLog(path)
+            note = log.load()
+            if path.stem in waiting and note is not None:
+                remembered.add(note.upload_id)
+                continue
+            if note is not None and note.url == self._store.url:
+                self._store.abandon(note.key, note.upload_id)
+            log.clear()
+        for camera_id in sorted({camera_id for camera_id in waiting.values() if camera_id}):
+            for found in self._store.unfinished(f"{keys.CLIPS}{camera_id}/"):
+                age_s = (self._clock.now_ns() - found.started_ns) / 1e9 + (self._store.clock_offset_s or 0.0)
+                if age_s > ORPHAN_S and found.upload_id not in remembered:
+                    _log.info("orphan_abandoned", key=found.key, upload_id=found.upload_id)
+                    self._store.abandon(found.key, found.upload_id)
+
+    def _dispatch(self) -> bool:
+        """Start the next transfer; False if none waits or none may go now."""
+        if self._stop.is_set() or self._settings.closed_s(self._clock.now_ns()):
+            return False
+        clip_id = self._turns.next()
+        if clip_id is None:
+            return False
+        clip = self._read(clip_id)
+        if clip is None:
+            return True  # given up, or set aside, since it was seen
+        under_way = sum(flight.clip.sidecar.n_bytes for flight in self._flights.values())
+        if not self._allowance.admits(clip.sidecar.n_bytes, under_way):
+            self._turns.give_back(clip_id)
+            self.tell("what is left of today's bytes is less than the next clip")
+            return False
+        held = contextlib.ExitStack()
+        if not held.enter_context(self._spool.sending(clip)):
+            held.close()
+            return True
+        self._lanes.begin()
+        self._meter.begin()
+        resume = ResumeLog(resume_path(self._spool.folder, clip_id), self._settings.part_bytes, self._on_bytes)
+        future = self._pool.submit(deliver, clip, self._store, self._retry, resume)
+        self._flights[future] = _Flight(clip, held)
+        self._keep_metered(under_way + clip.sidecar.n_bytes)
+        return True
+
+    def _read(self, clip_id: str) -> SpooledClip | None:
+        try:
+            return self._spool.read(self._spool.clips / f"{clip_id}.json")
+        except ArtefactError:
+            self._spool.pending(limit=1)  # sets a damaged sidecar aside, with its reason
+            return None
+
+    def _on_bytes(self, n_bytes: int) -> None:
+        if self._settings.closed_s(self._clock.now_ns()):
+            raise Closed
+        self._rate.take(n_bytes)
+        self._allowance.add(n_bytes)
+
+    def _landed(self, timeout_s: float) -> Iterator[tuple[_Flight, str | StoreError | None]]:
+        done, _ = wait(self._flights, timeout=timeout_s, return_when=FIRST_COMPLETED)
+        for future in done:
+            flight = self._flights.pop(future)
+            flight.held.close()
+            error = future.exception()
+            self._meter.end(0 if error else flight.clip.sidecar.n_bytes)
+            if isinstance(error, Closed):
+                self._turns.give_back(flight.clip.sidecar.clip_id)
+            elif isinstance(error, StoreError) and not isinstance(error, StoreIncapable):
+                yield flight, error
+            else:
+                outcome = future.result()
+                self._lanes.finished(flight.clip.sidecar.n_bytes)
+                yield flight, outcome
+
+    def _settle(self, flight: _Flight, reason: str | None) -> None:
+        sidecar, done = flight.clip.sidecar, self.result
+        if reason is None:
+            if not self._keep:
+                self._spool.done(flight.clip)
+            self.result = replace(done, n_clips=done.n_clips + 1, n_bytes=done.n_bytes + sidecar.n_bytes)
+            self._uplink = Uplink(
+                last_success_ns=self._clock.now_ns(), bytes_per_s=self._meter.bytes_per_s(),
+                clock_offset_s=self._store.clock_offset_s,
+            )  # fmt: skip
+            _log.info("delivered", clip_id=sidecar.clip_id, n_bytes=sidecar.n_bytes)
+        else:
+            self._spool.quarantine(flight.clip, reason)
+            self.result = replace(done, n_quarantined=done.n_quarantined + 1)
+        self._on_clip(flight.clip)
+
+    def _documents(self) -> None:
+        """Deliver ledger pages and health documents."""
+        if not self._is_due("documents", DOCUMENTS_EVERY_S):
+            return
+        n_documents = 0
+        for page in self._spool.ledger_pages():
+            if deliver_document(page.key, page.path, self._store, self._retry):
+                if not self._keep:
+                    self._spool.ledger_delivered(page)
+                n_documents += 1
+            elif page.key not in self._conflicts:
+                self._conflicts.add(page.key)
+                _log.error("ledger_page_conflict", key=page.key, reason="the store holds another page; ours stays")
+        for path in sorted((self._spool.folder / "health").glob("*/*.json")):
+            if durable.is_temporary(path.name) or not path.stem.isdigit():
+                continue
+            key = keys.health_key(self._host_id, path.parent.name, int(path.stem))
+            with contextlib.suppress(FileNotFoundError):  # the agent keeps a bounded number of them
+                deliver_document(key, path, self._store, self._retry)
+                if not self._keep:
+                    durable.remove(path)
+                n_documents += 1
+        self.result = replace(self.result, n_documents=self.result.n_documents + n_documents)
+
+    def _remember(self, *, at_once: bool = False) -> None:
+        """Write what the next life and the neighbours want to know, once a minute: it must not wear the card."""
+        if not at_once and not self._is_due("uplink", UPLINK_EVERY_S):
+            return
+        with contextlib.suppress(OSError):  # a full disk costs only this
+            write_uplink(self._spool.folder, self._uplink)
+            self._keep_metered(0)
+
+    def _keep_metered(self, under_way: int) -> None:
+        """Write down what today has cost, with what was begun: a kill must not forget it."""
+        if self._settings.metered_bytes_per_day is not None:
+            day, n_bytes = self._allowance.spent
+            durable.write(self._metered_path, json.dumps({"day": day, "n_bytes": n_bytes + under_way}).encode())
+
+
+def _read_metered(path: Path) -> tuple[str, int] | None:
     try:
-        retry(lambda: store.put_if_absent(keys.sidecar_key(key), sidecar.to_json()), "sidecar")
-    except ObjectExists:
-        _log.debug("sidecar_exists", key=key)  # from an earlier try; the first one stays
-    try:
-        retry(lambda: store.put_file_if_absent(key, clip.path, sha256=sidecar.sha256), "clip")
-    except ObjectExists:
-        _log.debug("clip_exists", key=key)
-    if not retry(lambda: store.holds_file(key, clip.path, sha256=sidecar.sha256), "look"):
-        return f"{store.url} holds other bytes under {key}, a name made from the clip's hash; the endpoint alters bytes"
-    return None
+        found = json.loads(path.read_bytes())
+        return str(found["day"]), int(found["n_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -34,7 +34,8 @@ from infra.s3 import S3Store
 from infra.settings import Settings, load_settings
 from infra.store import open_store
 from ingest.spool import Spool
-from ingest.uploader import Retry, upload
+from ingest.transfer import Retry
+from ingest.uploader import upload
 from serve import repository, wanted
 from serve.origin import store_origin
 from serve.puller import Puller

@@ -13,7 +13,7 @@ from infra.console import Context, Output
 from infra.errors import UsageError
 from infra.settings import Settings
 from infra.store import DirStore
-from ingest import cli
+from ingest import cli, cli_upload
 
 
 def call(command: object, *argv: str, store: Path | None = None, as_json: bool = True) -> tuple[int, str]:
@@ -36,14 +36,14 @@ def test_record_then_upload(tmp_path: Path) -> None:
     assert code == 0
     assert recorded["pending"] == 2
     assert recorded["recorded"][0]["n_frames"] == 30
-    code, text = call(cli.upload, spool, store=tmp_path / "store")
+    code, text = call(cli_upload.upload, spool, store=tmp_path / "store")
     sent = json.loads(text)
     assert code == 0
     assert (sent["n_clips"], sent["spool"]) == (2, {"done": 2})
     names = [stat.key for stat in DirStore(tmp_path / "store").list("clips/harbour1-hall/")]
     assert len(names) == 4
     call(cli.record, "sim://7/harbour1-hall?seconds=3", "--spool", spool, "--segment-s", "2", "--label", "Door")
-    assert json.loads(call(cli.upload, spool, store=tmp_path / "store")[1])["n_clips"] == 0
+    assert json.loads(call(cli_upload.upload, spool, store=tmp_path / "store")[1])["n_clips"] == 0
     assert [stat.key for stat in DirStore(tmp_path / "store").list("clips/")] == names
 
 
@@ -52,7 +52,7 @@ def test_words_for_people(tmp_path: Path) -> None:
     spool = str(tmp_path / "spool")
     _, text = call(cli.record, "sim://7/harbour1-hall", "--frames", "5", "--spool", spool, as_json=False)
     assert "harbour1-hall" in text and f"camloop upload {spool}" in text
-    _, text = call(cli.upload, spool, store=tmp_path / "store", as_json=False)
+    _, text = call(cli_upload.upload, spool, store=tmp_path / "store", as_json=False)
     assert "1 clips (" in text and "delivered to" in text
 
 
@@ -62,15 +62,15 @@ def test_rotten_clip_is_exit_1(tmp_path: Path) -> None:
     call(cli.record, "sim://7/harbour1-hall", "--frames", "5", "--spool", str(spool))
     (clip,) = (spool / "clips").glob("*.mp4")
     clip.write_bytes(b"\0" * clip.stat().st_size)
-    code, text = call(cli.upload, str(spool), store=tmp_path / "store")
+    code, text = call(cli_upload.upload, str(spool), store=tmp_path / "store")
     assert code == 1 and json.loads(text)["n_quarantined"] == 1
 
 
 @pytest.mark.parametrize(
     ("command", "argv", "message"),
     [
-        (cli.upload, ["nowhere"], "nowhere: no such folder"),
-        (cli.upload, ["nowhere", "--tries", "0"], "--tries 0; legal: 1 or more"),
+        (cli_upload.upload, ["nowhere"], "nowhere: no such folder"),
+        (cli_upload.upload, ["nowhere", "--tries", "0"], "--tries 0; legal: 1 or more"),
         (cli.record, ["gone.mp4"], "no such file"),
         (cli.record, ["sim://7/harbour1-hall", "--frames", "0"], "--frames 0; legal: 1 or more"),
         (cli.record, ["sim://7/harbour1-hall", "--camera", "x"], "leave --camera 'x' out"),

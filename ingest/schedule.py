@@ -1,0 +1,306 @@
+"""When the uploader sends what: hours, a rate, a daily allowance, turns for fresh and old clips, and how many at once.
+
+    [upload]
+    hours = ["22:00-06:00"]            # in the time zone below; none: always
+    bytes_per_s = 500_000
+    metered_bytes_per_day = 200_000_000
+
+Pure but for the clock that is handed in; threads may share a `RateLimit`, a `Meter` and `Lanes`.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import zoneinfo
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+from infra.clock import Clock
+from infra.errors import SettingsError
+from infra.objects import MIN_PART_BYTES
+
+_HOURS = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
+_DAY_MIN = 24 * 60
+PIECE_S = 0.5  # a rate limit waits at most so long at a time, so that a stop is heard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadSettings:
+    """The table `[upload]` of camloop.toml.
+
+    Attributes:
+        hours: when sending is allowed, such as "22:00-06:00"; empty: always.
+        zone: the time zone of `hours` and of a metered day, such as "Europe/Berlin"; None: the machine's.
+        bytes_per_s: the most that is sent; None: what the link takes.
+        metered_bytes_per_day: the most a day, of clips and what is sent with them; None: no limit.
+        connections: the most at once; how many really help is measured.
+        part_bytes: of big clips; a cut costs about half a part.
+        fresh_share: the share of turns that clips filmed since the uploader's start get while older ones wait, 0 to 1.
+        tries: how often one request is tried before the uploader pauses.
+    """
+
+    hours: tuple[str, ...] = ()
+    zone: str | None = None
+    bytes_per_s: int | None = None
+    metered_bytes_per_day: int | None = None
+    connections: int = 10
+    part_bytes: int = MIN_PART_BYTES
+    fresh_share: float = 0.5
+    tries: int = 4
+
+    def __post_init__(self) -> None:
+        for text in self.hours:
+            if not _HOURS.fullmatch(text) or max(_minutes(text)) > _DAY_MIN or _minutes(text)[0] == _minutes(text)[1]:
+                raise SettingsError(f"hours {text!r}; legal: HH:MM-HH:MM, 00:00 to 24:00, such as 22:00-06:00")
+        for name, least in (("bytes_per_s", 1), ("metered_bytes_per_day", 1), ("connections", 1), ("tries", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"{name} is {value}; legal: {least} or more")
+        if self.part_bytes < MIN_PART_BYTES:
+            raise SettingsError(f"part_bytes is {self.part_bytes}; legal: {MIN_PART_BYTES} (5 MiB, S3's least) or more")
+        if not 0.0 <= self.fresh_share <= 1.0:
+            raise SettingsError(f"fresh_share is {self.fresh_share:g}; legal: 0 to 1")
+        self.time_zone()
+
+    def time_zone(self) -> tzinfo | None:
+        """Return the zone, None for the machine's own; SettingsError if nobody knows it."""
+        if self.zone is None:
+            return None
+        try:
+            return zoneinfo.ZoneInfo(self.zone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise SettingsError(
+                f"zone is {self.zone!r}; legal: names such as Europe/Berlin, or none for the machine's"
+            ) from error
+
+    def local(self, now_ns: int) -> datetime:
+        """Return UTC nanoseconds as the zone's own time."""
+        return datetime.fromtimestamp(now_ns / 1e9, UTC).astimezone(self.time_zone())
+
+    def closed_s(self, now_ns: int) -> float:
+        """Return for how many seconds sending is not allowed at this UTC time; 0 while it is."""
+        if not self.hours:
+            return 0.0
+        local = self.local(now_ns)
+        minute = local.hour * 60 + local.minute
+        spans = [_minutes(text) for text in self.hours]
+        if any(start <= minute < stop if start < stop else minute >= start or minute < stop for start, stop in spans):
+            return 0.0
+        wait_min = min((start - minute) % _DAY_MIN for start, _ in spans)
+        return wait_min * 60.0 - local.second - local.microsecond / 1e6
+
+
+def _minutes(text: str) -> tuple[int, int]:
+    start, stop = text.split("-")
+    return tuple(int(hour) * 60 + int(minute) for hour, minute in (t.split(":") for t in (start, stop)))  # type: ignore[return-value]
+
+
+class RateLimit:
+    """Lets bytes through at a rate, a second's worth at once at most; shared by all connections.
+
+    Args:
+        bytes_per_s: None lets everything through.
+        clock: its monotonic time counts.
+        check: called before and while waiting; it raises to stop.
+    """
+
+    def __init__(self, bytes_per_s: int | None, clock: Clock, check: Callable[[], None] = lambda: None) -> None:
+        self._rate, self._clock, self._check = bytes_per_s, clock, check
+        self._free_at_ns = clock.mono_ns()
+        self._lock = threading.Lock()
+
+    def take(self, n_bytes: int) -> None:
+        """Wait until n bytes may go out."""
+        self._check()
+        if self._rate is None:
+            return
+        with self._lock:
+            now_ns = self._clock.mono_ns()
+            self._free_at_ns = max(self._free_at_ns, now_ns - 1_000_000_000) + round(n_bytes / self._rate * 1e9)
+            wait_s = (self._free_at_ns - now_ns) / 1e9
+        while wait_s > 0:
+            self._clock.sleep_s(min(wait_s, PIECE_S))
+            wait_s -= PIECE_S
+            self._check()
+
+
+class Meter:
+    """How fast the link is: bytes that the store acknowledged over the time in which anything was under way.
+
+    Old times count less and less: by half after `HALF_LIFE_S` of sending.
+    """
+
+    HALF_LIFE_S = 60.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._busy_s = self._bytes = 0.0
+        self._active, self._since_ns = 0, 0
+        self._lock = threading.Lock()
+
+    def _count(self) -> None:
+        now_ns = self._clock.mono_ns()
+        if self._active:
+            passed_s = (now_ns - self._since_ns) / 1e9
+            kept = 0.5 ** (passed_s / self.HALF_LIFE_S)
+            self._busy_s, self._bytes = self._busy_s * kept + passed_s, self._bytes * kept
+        self._since_ns = now_ns
+
+    def begin(self) -> None:
+        """Something is under way."""
+        with self._lock:
+            self._count()
+            self._active += 1
+
+    def end(self, n_bytes: int) -> None:
+        """It ended, and the store has n bytes more than before."""
+        with self._lock:
+            self._count()
+            self._active -= 1
+            self._bytes += n_bytes
+
+    def bytes_per_s(self) -> float | None:
+        """Return the rate, None while too little was sent to tell."""
+        with self._lock:
+            self._count()
+            return None if self._busy_s < 0.05 or not self._bytes else self._bytes / self._busy_s
+
+
+class Lanes:
+    """How many transfers at once: more while that brings at least `GAIN` more, fewer when it stops doing so.
+
+    A window ends after a few finished transfers at one number of lanes; its rate is compared with the window before.
+    On a thin link one lane fills it, and a cut then costs one half part, not ten.
+    """
+
+    GAIN = 1.12
+    RETRY_S = 60.0
+    FINISHED_PER_LANE = 2
+
+    def __init__(self, most: int, clock: Clock) -> None:
+        self._most, self._clock = most, clock
+        self.n = 1
+        self._best: tuple[int, float] | None = None  # lanes, bytes a second
+        self._from_ns: int | None = None
+        self._finished, self._bytes = 0, 0
+        self._hold_until_ns = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """A transfer starts: the window runs from the first one."""
+        with self._lock:
+            if self._from_ns is None:
+                self._from_ns = self._clock.mono_ns()
+
+    def idle(self) -> None:
+        """Nothing is left to send: the time until the next transfer is nobody's."""
+        with self._lock:
+            self._from_ns, self._finished, self._bytes = None, 0, 0
+
+    def finished(self, n_bytes: int) -> None:
+        """A transfer was acknowledged; may change `n`."""
+        with self._lock:
+            self._finished, self._bytes = self._finished + 1, self._bytes + n_bytes
+            now_ns = self._clock.mono_ns()
+            if self._from_ns is None or self._finished < max(4, self.FINISHED_PER_LANE * self.n) or now_ns <= self._from_ns:
+                return
+            rate = self._bytes / (now_ns - self._from_ns) * 1e9
+            self._decide(rate, now_ns)
+            self._from_ns, self._finished, self._bytes = now_ns, 0, 0
+
+    def _decide(self, rate: float, now_ns: int) -> None:
+        if self._best is not None and self.n > self._best[0] and rate < self._best[1] * self.GAIN:
+            self.n, self._hold_until_ns = self._best[0], now_ns + round(self.RETRY_S * 1e9)  # it did not help: back
+            return
+        self._best = (self.n, rate)
+        if now_ns >= self._hold_until_ns:
+            self.n = min(self._most, self.n * 2)
+
+
+class Turns:
+    """Whose turn it is: clips that came within the last `FRESH_S`, or those that have waited longer, each oldest first.
+
+    Each kind is guaranteed its share of turns while both wait, so that neither starves after an outage; a kind that has
+    none gives its turn away. What waited when the uploader started counts as old.
+    """
+
+    FRESH_S = 300.0
+
+    def __init__(self, fresh_share: float, clock: Clock) -> None:
+        self._share, self._credit, self._clock = fresh_share, 0.0, clock
+        self._old: deque[str] = deque()
+        self._fresh: deque[tuple[str, int]] = deque()  # with the monotonic time at which it was first seen
+        self._seen: set[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._old) + len(self._fresh)
+
+    def see(self, clip_ids: Iterable[str]) -> None:
+        """Take note of all clips that wait, oldest first; it may be called as often as one likes."""
+        now, now_ns = list(clip_ids), self._clock.mono_ns()
+        if self._seen is None:
+            self._old.extend(now)
+        else:
+            self._fresh.extend((clip_id, now_ns) for clip_id in now if clip_id not in self._seen)
+        self._seen = set(now)
+
+    def next(self) -> str | None:
+        """Return the clip whose turn it is, None if none waits."""
+        while self._fresh and self._clock.mono_ns() - self._fresh[0][1] > self.FRESH_S * 1e9:
+            self._old.append(self._fresh.popleft()[0])
+        fresh = bool(self._fresh)
+        if fresh and self._old:
+            self._credit += self._share
+            fresh = self._credit >= 1.0
+            self._credit -= fresh
+        if fresh:
+            return self._fresh.popleft()[0]
+        return self._old.popleft() if self._old else None
+
+    def give_back(self, clip_id: str) -> None:
+        """Put a clip back that may not go now: it is the next of the old ones."""
+        self._old.appendleft(clip_id)
+
+    def put_last(self, clip_id: str) -> None:
+        """Put a clip back that could not be delivered: all others have a try before it."""
+        self._old.append(clip_id)
+
+
+class Allowance:
+    """What a metered link may carry in a day of the owner's time zone; None: anything.
+
+    Args:
+        bytes_per_day: the limit.
+        today: names the day.
+        spent: (day, bytes) as an earlier process left it.
+    """
+
+    def __init__(self, bytes_per_day: int | None, today: Callable[[], str], spent: tuple[str, int] | None = None) -> None:
+        self._limit, self._today = bytes_per_day, today
+        self._day, self._spent = spent or ("", 0)
+        self._lock = threading.Lock()
+
+    @property
+    def spent(self) -> tuple[str, int]:
+        """The day and what was sent on it."""
+        return self._day, self._spent
+
+    def add(self, n_bytes: int) -> None:
+        """Count bytes that go out."""
+        with self._lock:
+            self._turn()
+            self._spent += n_bytes
+
+    def admits(self, n_bytes: int, under_way: int = 0) -> bool:
+        """Say whether a clip may go today beside what is under way; one larger than a whole day's is a day's first and only."""
+        with self._lock:
+            self._turn()
+            spent = self._spent + under_way
+            return self._limit is None or spent == 0 or spent + n_bytes <= self._limit
+
+    def _turn(self) -> None:
+        if (today := self._today()) != self._day:
+            self._day, self._spent = today, 0
