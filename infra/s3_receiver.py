@@ -17,6 +17,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from infra.errors import ObjectExists, ObjectMissing
+from infra.objects import Store
 from infra.protocol import Address, Look, Part
 from infra.s3 import S3Store
 from infra.s3_errors import explained, status_of
@@ -32,7 +33,8 @@ class S3Receiver:
     """
 
     def __init__(self, store: S3Store) -> None:
-        self.store = store
+        self.store: Store = store
+        self._at = store._at
         self._s3: Any = store._s3
         self._checks = store.capabilities().checksum_verified
 
@@ -51,12 +53,12 @@ class S3Receiver:
         if "IfNoneMatch" in more:
             headers["If-None-Match"] = "*"
         with self._explained(key):
-            params = {**self.store._at(key), **more, **checked}
+            params = {**self._at(key), **more, **checked}
             return Address(str(self._s3.generate_presigned_url(call, Params=params, ExpiresIn=expires_s)), headers)
 
     def create(self, key: str, *, n_bytes: int, sha256: str) -> str:
         with self._explained(key):
-            at = self.store._at(key)
+            at = self._at(key)
             begun = self._s3.list_multipart_uploads(Bucket=at["Bucket"], Prefix=at["Key"]).get("Uploads", ())
             mine = sorted((row["Initiated"], str(row["UploadId"])) for row in begun if row["Key"] == at["Key"])
             if mine:
@@ -67,7 +69,7 @@ class S3Receiver:
     def parts(self, key: str, upload: str) -> list[Part]:
         found: list[Part] = []
         with self._explained(key):
-            for page in self._s3.get_paginator("list_parts").paginate(**self.store._at(key), UploadId=upload):
+            for page in self._s3.get_paginator("list_parts").paginate(**self._at(key), UploadId=upload):
                 for part in page.get("Parts", ()):
                     checksum = part.get("ChecksumSHA256")
                     sha256 = base64.b64decode(checksum).hex() if checksum else None
@@ -82,7 +84,7 @@ class S3Receiver:
         with self._explained(key):
             try:
                 self._s3.complete_multipart_upload(
-                    **self.store._at(key), UploadId=upload, MultipartUpload={"Parts": made}, IfNoneMatch="*"
+                    **self._at(key), UploadId=upload, MultipartUpload={"Parts": made}, IfNoneMatch="*"
                 )
             except ClientError as error:
                 if status_of(error) != 412:
@@ -91,12 +93,12 @@ class S3Receiver:
 
     def abort(self, key: str, upload: str) -> None:
         with contextlib.suppress(ObjectMissing), self._explained(key):
-            self._s3.abort_multipart_upload(**self.store._at(key), UploadId=upload)
+            self._s3.abort_multipart_upload(**self._at(key), UploadId=upload)
 
     def look(self, key: str) -> Look | None:
         try:
             with self._explained(key):
-                found = self._s3.head_object(**self.store._at(key), ChecksumMode="ENABLED")
+                found = self._s3.head_object(**self._at(key), ChecksumMode="ENABLED")
         except ObjectMissing:
             return None
         checksum = found.get("ChecksumSHA256") if self._checks else None

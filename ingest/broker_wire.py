@@ -55,7 +55,7 @@ def read_enrolled(folder: Path) -> Enrolled | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
-        raise ArtefactError(f"{folder / FLEET_NAME} is damaged; enrol this host again: camloop agent join URL CODE") from error
+        raise ArtefactError(f"{folder / FLEET_NAME} is damaged; enrol this host again: camloop agent join URL --code CODE") from error
 
 
 def enroll(url: str, folder: Path, identity: Identity, code: str) -> Enrolled:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -25,9 +26,6 @@ from infra.objects import Store
 from infra.protocol import MAX_ASK_BYTES, SIGNATURE_HEADER
 from serve.broker import Answer, Broker, body_of
 from serve.receiver import OBJECTS, FolderReceiver
-
-if TYPE_CHECKING:
-    import uvicorn
 
 _READABLE: Final = ("releases/", "wanted/")
 _PIECE_BYTES: Final = 1 << 20
@@ -142,8 +140,6 @@ def _refused(error: CamloopError) -> Response:
 
 def make_server(app: FastAPI, host: str, port: int, *, tls: tuple[str, str] | None = None) -> uvicorn.Server:
     """Return a server for the app, not yet running; `tls` are the files of certificate and key."""
-    import uvicorn
-
     files: dict[str, Any] = {} if tls is None else {"ssl_certfile": tls[0], "ssl_keyfile": tls[1]}
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", access_log=False, server_header=False, limit_concurrency=512,

@@ -38,12 +38,16 @@ _TRIES: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One camera host. `code_sha256` is set while an invitation is open; `former_keys` still prove old ledger pages."""
+    """One camera host. `code_sha256` is set while an invitation is open; `former_keys` still prove old ledger pages.
+
+    `former_cameras` were its own once: its old pages speak of them, but it may write nothing of theirs any more.
+    """
 
     host_id: str
     cameras: tuple[str, ...]
     public_key: str | None = None
     former_keys: tuple[str, ...] = ()
+    former_cameras: tuple[str, ...] = ()
     code_sha256: str | None = None
     code_expires_ns: int = 0
     enrolled_ns: int | None = None
@@ -66,7 +70,7 @@ def _read(data: bytes) -> dict[str, Host]:
             raise ArtefactError(f"{KEY}: version {document['version']!r}; this camloop reads {VERSION}")
         hosts = {}
         for host_id, row in document["hosts"].items():
-            lists = {name: tuple(row[name]) for name in ("cameras", "former_keys")}
+            lists = {name: tuple(row[name]) for name in ("cameras", "former_keys", "former_cameras")}
             hosts[host_id] = Host(host_id=host_id, **(row | lists))
         return hosts
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -175,9 +179,10 @@ class Registry:
                 if other.host_id != host_id and (taken := set(other.cameras) & set(wanted)):
                     raise UsageError(f"camera {', '.join(sorted(taken))} belongs to host {other.host_id}; name another")
             before = hosts.get(host_id, Host(host_id=host_id, cameras=wanted))
+            former = dict.fromkeys((*before.former_cameras, *(name for name in before.cameras if name not in wanted)))
             return dataclasses.replace(
-                before, cameras=wanted, code_sha256=_hash(code), clips_a_day=clips_a_day, bytes_a_day=bytes_a_day,
-                code_expires_ns=self._clock.now_ns() + round(lifetime_s * 1e9),
+                before, cameras=wanted, former_cameras=tuple(former), clips_a_day=clips_a_day, bytes_a_day=bytes_a_day,
+                code_sha256=_hash(code), code_expires_ns=self._clock.now_ns() + round(lifetime_s * 1e9),
             )  # fmt: skip
 
         self._change(change)

@@ -44,7 +44,9 @@ class RunningBroker:
 
 
 @contextlib.contextmanager
-def running_broker(store: S3Store | DirStore, *, clock: Clock | None = None, capacity: float = 1000.0) -> Iterator[RunningBroker]:
+def running_broker(
+    store: S3Store | DirStore, *, clock: Clock | None = None, capacity: float = 1000.0
+) -> Iterator[RunningBroker]:
     """Run a broker for the length of the `with`; revocations are seen at once."""
     clock = clock or SystemClock()
     receiver = S3Receiver(store) if isinstance(store, S3Store) else FolderReceiver(store, clock)
