@@ -1,7 +1,7 @@
 """The line from a camera host to its broker: HTTP with bounds, and the host's place in a fleet, kept beside its key.
 
-    identity = open_identity(folder, host_id)
-    enrolled = enroll("https://broker.example", folder, identity, code)    # once: the operator's code becomes a name
+identity = open_identity(folder, host_id)
+enrolled = enroll("https://broker.example", folder, identity, code)    # once: the operator's code becomes a name
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
 from urllib.parse import urljoin, urlsplit
@@ -17,45 +16,15 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from infra import durable
-from infra.errors import ArtefactError, SettingsError, StoreError, StoreForbidden
+from infra.errors import SettingsError, StoreError, StoreForbidden
 from infra.identity import Identity, canonical
 from infra.log import mask
 from infra.protocol import SIGNATURE_HEADER
 from infra.s3_parts import Body
+from ingest.enrolled import Enrolled
 
 CONNECT_S, READ_S = 10.0, 60.0
-FLEET_NAME: Final = "fleet.json"  # beside the host's key: what the broker called it, and its window
 _ANSWER_BYTES: Final = 4 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolled:
-    """What a host keeps about its place in the fleet."""
-
-    url: str
-    host_id: str
-    cameras: tuple[str, ...]
-    window_s: float | None = None
-
-    def save(self, folder: Path) -> None:
-        """Keep it beside the host's key."""
-        durable.write(folder / FLEET_NAME, canonical({name: getattr(self, name) for name in self.__slots__}))
-
-
-def read_enrolled(folder: Path) -> Enrolled | None:
-    """Return what was kept in `folder`, None when this host was never enrolled.
-
-    Raises:
-        ArtefactError: the file is damaged.
-    """
-    try:
-        document = json.loads((folder / FLEET_NAME).read_bytes())
-        return Enrolled(**{**document, "cameras": tuple(document["cameras"])})
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ArtefactError(f"{folder / FLEET_NAME} is damaged; enrol this host again: camloop agent join URL --code CODE") from error
 
 
 def enroll(url: str, folder: Path, identity: Identity, code: str) -> Enrolled:

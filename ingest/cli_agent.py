@@ -34,19 +34,21 @@ def _agent(arguments: argparse.Namespace, context: Context) -> int:
         raise UsageError(f"camloop agent {arguments.action} takes no URL and no --code; they belong to `camloop agent join`")
     if arguments.action == "status":
         return _status(arguments, context)
-    return _run(arguments, context)
+    return _join(arguments, context) if arguments.action == "join" else _run(arguments, context)
 
 
 def _run(arguments: argparse.Namespace, context: Context) -> int:
     from importlib.metadata import version
 
     from ingest.agent import Agent
+    from ingest.membership import as_member
 
     config, cameras = agent_config(context.settings), camera_configs(context.settings)
     if arguments.spool is not None:
         config = dataclasses.replace(config, spool=arguments.spool)
     log.configure(level="info", debug=arguments.debug)  # its events are few, and what somebody looks for later
-    Agent(config, cameras, context.settings, service_settings(), context.clock, version=version("camloop")).run()
+    settings = as_member(context.settings)
+    Agent(config, cameras, settings, service_settings(), context.clock, version=version("camloop")).run()
     return 0
 
 
@@ -59,4 +61,19 @@ def _status(arguments: argparse.Namespace, context: Context) -> int:
     for line in page(state, running=running, now_ns=clock.now_ns(), mono_ns=clock.mono_ns(), boot_id=host.boot_id()):
         context.out.line(line)
     context.out.document({"running": running, "troubles": troubles(state), **state})
+    return 0
+
+
+def _join(arguments: argparse.Namespace, context: Context) -> int:
+    from ingest.membership import fleet_config, join
+
+    if not arguments.url or not arguments.code:
+        raise UsageError("camloop agent join URL --code CODE; `camloop fleet enroll` on the broker's side prints both")
+    enrolled = join(context.settings, arguments.url, arguments.code)
+    folder = fleet_config(context.settings).identity
+    context.out.line(
+        f"this host is {enrolled.host_id} of the fleet at {enrolled.url}; its cameras: {', '.join(enrolled.cameras)}"
+    )
+    context.out.line(f"its key and its place are kept in {folder}; from now on the agent uploads there")
+    context.out.document({"host_id": enrolled.host_id, "url": enrolled.url, "cameras": list(enrolled.cameras)})
     return 0
