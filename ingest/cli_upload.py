@@ -10,17 +10,21 @@ import signal
 import threading
 from pathlib import Path
 
+from infra.clock import Clock
 from infra.console import Context
 from infra.errors import StoreError, UsageError
 from infra.objects import Destination
 from infra.settings import read_table
+from ingest.membership import as_member, destination, signer
 from ingest.schedule import UploadSettings
 from ingest.spool import Spool
 from ingest.transfer import Retry
 from ingest.uploader import Uploaded, watch
 from ingest.uploader import upload as deliver
+from ingest.wishes import pull_quietly
 
 DEFAULT_SPOOL = Path("camloop-spool")
+WISHES_EVERY_NS = 300_000_000_000
 STICK = """memory cards and sticks:
   camloop upload SPOOL --to /media/stick     on the camera host: every clip is copied, read back from the stick and compared
   camloop ingest /media/stick                at home; done twice, or from two sticks, nothing doubles
@@ -47,12 +51,17 @@ def _upload(arguments: argparse.Namespace, context: Context) -> int:
     settings = read_table(UploadSettings, table, context.settings.where("upload"))
     if arguments.tries is not None:
         settings = dataclasses.replace(settings, tries=arguments.tries)
-    host_id = context.settings.host_id
-    with Spool(arguments.spool, context.clock, host_id=host_id) as spool:
+    member = context.settings if arguments.store else as_member(context.settings)
+    host_id = member.host_id
+    with Spool(arguments.spool, context.clock, host_id=host_id, sign=signer(member)) as spool:
         n_adopted = sum(spool.adopt_outbox(folder) for folder in arguments.outbox)
+        store: Destination | None = _stick(arguments.to) if arguments.to else None
+        if store is None and not arguments.store:
+            store = destination(member, context.clock)
+        if store is None:
+            store = context.store
         if arguments.watch:
-            return _watch(spool, context.store, settings, host_id)
-        store = _stick(arguments.to) if arguments.to else context.store
+            return _watch(spool, store, settings, host_id, context.clock)
         retry = Retry(max_tries=1 if arguments.to else settings.tries, clock=context.clock)
         with context.out.progress(spool.counts().get("pending", 0), "uploading") as task:
             result = deliver(
@@ -91,11 +100,18 @@ def _stick(folder: Path) -> Destination:
     return DirStore(folder)
 
 
-def _watch(spool: Spool, store: Destination, settings: UploadSettings, host_id: str) -> int:
-    stop = threading.Event()
+def _watch(spool: Spool, store: Destination, settings: UploadSettings, host_id: str, clock: Clock) -> int:
+    stop, next_ns = threading.Event(), clock.mono_ns()
+
+    def look_for_wishes() -> None:
+        nonlocal next_ns
+        if clock.mono_ns() >= next_ns:
+            next_ns = clock.mono_ns() + WISHES_EVERY_NS
+            pull_quietly(store, spool.folder, clock)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    watch(spool, store, settings=settings, host_id=host_id, stop=stop)
+    watch(spool, store, settings=settings, host_id=host_id, stop=stop, between=look_for_wishes)
     if threading.active_count() > 1:  # a request that hangs may be cut: every order of writes is made for that
         os._exit(0)
     return 0

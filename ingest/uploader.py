@@ -113,8 +113,11 @@ def watch(
     retry: Retry | None = None,
     rng: random.Random | None = None,
     poll_s: float = POLL_S,
+    between: Callable[[], None] = lambda: None,
 ) -> Uploaded:
     """Deliver what comes until `stop` is set; a store that cannot be reached is tried again for ever, with growing rests.
+
+    `between` is called after each pass that reached the store.
 
     Raises:
         DeviceError: another process is uploading this spool, or its disk fails.
@@ -127,6 +130,7 @@ def watch(
                 try:
                     uploader.one_pass()
                     rest_s = FIRST_REST_S
+                    between()
                     stop.wait(poll_s)
                 except StoreError as error:
                     uploader.tell(str(error))

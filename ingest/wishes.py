@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from infra import durable
 from infra.artefacts import Wanted
@@ -25,6 +25,7 @@ MAX_WISH_BYTES = 16 << 10
 _log = Log("ingest.wishes")
 
 
+@runtime_checkable
 class Readable(Protocol):
     """What of a store is needed to look for wishes."""
 
@@ -61,8 +62,10 @@ def pull(store: Readable, spool: Path, clock: Clock) -> int:
     return len(found)
 
 
-def pull_quietly(store: Readable, spool: Path, clock: Clock) -> None:
+def pull_quietly(store: object, spool: Path, clock: Clock) -> None:
     """Bring `<spool>/wanted/` up to date if that can be done: an upload never fails for a wish."""
+    if not isinstance(store, Readable):
+        return
     try:
         pull(store, spool, clock)
     except (StoreError, OSError) as error:
