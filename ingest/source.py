@@ -1,21 +1,23 @@
-"""Where frames come from: a `Source` yields pictures with the sensor's own time of each.
+"""Where frames come from: a `Source` yields pictures with the sensor's own time of each, an `EncodedSource` what it sends.
 
-`open_source` knows two kinds: a video file, played as if a camera were filming it, and `sim://SEED/CAMERA`, a camera of
-the simulated world. A sensor time is nanoseconds on a clock that only grows within one `boot_id`; only the source knows
-how it relates to UTC, and how well (`clock`). Nothing here is written to disk, nothing waits for wall-clock time.
+`open_camera` knows a video file, played as if a camera were filming it, `sim://SEED/CAMERA`, a camera of the simulated world,
+`rtsp://` (`stream.py`) and `v4l2://` (`usb.py`) streams, and `picam://` (`picam.py`); `open_source` gives the pictures of any.
+A sensor time is nanoseconds on a clock that only grows within one `boot_id`; only the source knows how it relates to UTC, and
+how well (`clock`). Nothing here is written to disk; files and simulated cameras wait for no wall-clock time.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from infra.errors import DeviceError, UsageError
 from infra.keys import check_name
+from infra.log import mask
 from infra.objects import file_sha256
 from infra.records import ClockQuality
 
@@ -29,9 +31,11 @@ RECORDER_SLOW: Final = "recorder too slow"
 REOPENED: Final = "stream reopened"
 PRIVACY: Final = "privacy"
 NO_KEYFRAME: Final = "no keyframe yet"
+DAMAGED: Final = "damaged frame"
 SALVAGED: Final = "recorder died"
-CAUSES: Final = (SOURCE_DROPPED, RECORDER_SLOW, REOPENED, PRIVACY, NO_KEYFRAME, SALVAGED)
+CAUSES: Final = (SOURCE_DROPPED, RECORDER_SLOW, REOPENED, PRIVACY, NO_KEYFRAME, DAMAGED, SALVAGED)
 """Whose fault a gap is: what stands in `Gap.cause`."""
+SCHEMES: Final = ("sim://SEED/CAMERA", "rtsp://HOST/PATH", "rtsps://HOST/PATH", "v4l2:///dev/video0", "picam://0")
 SIM_OPTIONS = ("recording", "batch", "lighting", "seconds", "counter")
 
 
@@ -195,25 +199,99 @@ class SimulatedSource:
             yield SourceFrame(frame.rgb, frame.sensor_ns, frame.frame_number)
 
 
-def open_source(url: str, *, camera_id: str | None = None, host_id: str = "host") -> Source:
-    """Return the source that `url` names.
+def open_camera(
+    url: str,
+    *,
+    camera_id: str | None = None,
+    host_id: str = "host",
+    site: str | None = None,
+    allow: Sequence[str] = (),
+    small_px: tuple[int, int] | None = None,
+    size_px: tuple[int, int] | None = None,
+    fps: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Source | EncodedSource:
+    """Return the camera that `url` names, as it sends: encoded frames where it encodes, else pictures.
 
     Args:
-        url: a video file, or `sim://SEED/CAMERA[?recording=0&batch=NAME&lighting=night&seconds=12&counter=1]`.
-        camera_id: who filmed a file; a simulated camera has its own name.
-        host_id: the machine that plays a file.
+        url: a video file, or `sim://SEED/CAMERA[?recording=0&batch=NAME&lighting=night&seconds=12&counter=1]`,
+            `rtsp://[USER:PASSWORD@]HOST/PATH` or `rtsps://`, `v4l2:///dev/video0`, `picam://0`.
+        camera_id: who films; a simulated camera has its own name.
+        host_id: the machine that records.
+        site: where it stands; a simulated camera has its own.
+        allow: networks that an rtsp address may lead to although they are not public (see `address.py`).
+        small_px: (width, height) of the trigger's pictures; None: it does not look, and nothing is decoded.
+        size_px: (width, height) to ask a USB camera for.
+        fps: frames a second to ask a USB camera for.
+        options: more, by kind. Streams: `small` ("keyframes" or "all": what is decoded for the trigger), `small_fps`,
+            `verify_tls`, `stall_s`, `reopen_s`. Pi cameras: see `picam.open_picam`.
 
     Raises:
-        UsageError: none of these, or a simulated camera that does not exist.
+        UsageError: none of these, a camera that is not there (the message says which are), an address that must not be used.
         MediaError: a file that is not a video.
+        DeviceError: the camera does not answer.
     """
-    if url.startswith("sim://"):
+    scheme, found, rest = url.partition("://")
+    scheme = scheme.lower()
+    given = dict(options or {})
+    if not found:
+        return FileSource(Path(url), camera_id=camera_id, host_id=host_id)
+    if scheme == "sim":
         if camera_id is not None:
             raise UsageError(f"source {url!r} is the camera it names; leave --camera {camera_id!r} out")
         return SimulatedSource(_plan(url))
-    if "://" in url:
-        raise UsageError(f"source {url!r} is not understood; legal: a video file, sim://SEED/CAMERA")
-    return FileSource(Path(url), camera_id=camera_id, host_id=host_id)
+    if scheme == "picam":
+        from ingest.picam import open_picam
+
+        return cast(EncodedSource, open_picam(url, camera_id=camera_id, host_id=host_id, options=given))
+    if scheme not in ("rtsp", "rtsps", "v4l2"):
+        raise UsageError(f"source {mask(url)[:80]!r} is not understood; legal: a video file, {', '.join(SCHEMES)}")
+    from ingest.stream import open_rtsp, stream_options
+
+    common = {"camera_id": camera_id, "host_id": host_id, "site": site, **stream_options(given, small_px, scheme)}
+    if scheme == "v4l2":
+        from ingest.usb import open_v4l2
+
+        return open_v4l2(rest, size_px=size_px, fps=fps, **common)
+    return open_rtsp(url, allow=allow, **common)
+
+
+def open_source(
+    url: str,
+    *,
+    camera_id: str | None = None,
+    host_id: str = "host",
+    allow: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Source:
+    """Return the pictures of the camera that `url` names; an encoded stream is decoded.
+
+    Args:
+        url: as of `open_camera`.
+        camera_id: who films; a simulated camera has its own name.
+        host_id: the machine that records.
+        allow: networks that an rtsp address may lead to although they are not public.
+        options: more, by kind.
+
+    Raises:
+        UsageError: as `open_camera`.
+        MediaError: a file that is not a video.
+        DeviceError: the camera does not answer.
+    """
+    if url.lower().startswith("picam://"):
+        from ingest.picam import open_picam
+
+        return cast(Source, open_picam(url, camera_id=camera_id, host_id=host_id, pictures=True, options=options))
+    return pictures(open_camera(url, camera_id=camera_id, host_id=host_id, allow=allow, options=options))
+
+
+def pictures(source: Source | EncodedSource) -> Source:
+    """Return the pictures of a camera: what sends encoded frames is decoded, all of it."""
+    if not hasattr(source, "format"):
+        return source
+    from ingest.decoding import Pictures
+
+    return Pictures(cast(EncodedSource, source))
 
 
 def _plan(url: str) -> RecordingPlan:

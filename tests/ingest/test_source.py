@@ -70,7 +70,7 @@ class TestSimulated:
             ("sim://7/harbour1-hall?lighting=noon", r"lighting 'noon'; legal: day, dusk, night, infrared"),
             ("sim://7/harbour1-hall?seconds=long", r"are numbers"),
             ("sim://7/harbour1-hall?seconds=0", r"legal: 0 or more, and \(0, 3600\]"),
-            ("rtsp://bob:pw@cam/1", r"not understood; legal: a video file, sim://SEED/CAMERA"),
+            ("http://bob:pw@cam/1", r"'http://\*\*\*@cam/1' is not understood; legal: a video file, sim://SEED/CAMERA, rtsp://"),
         ],
     )
     def test_bad_addresses(self, url: str, message: str) -> None:
