@@ -117,6 +117,12 @@ COMMANDS: tuple[Command, ...] = (
         example='camloop run day1.mp4 --from ./camloop-data --outbox outbox',
     ),
     Command(
+        name="preview",
+        target="ingest.cli_preview:preview",
+        summary="Set up a camera: rate, exposure and focus, live; the picture on a page for a headless Pi.",
+        example='camloop preview picam://0 --http',
+    ),
+    Command(
         name="record",
         target="ingest.cli:record",
         summary="Film a source into a spool, with a sidecar per clip.",
@@ -241,9 +247,22 @@ def _run(argv: Sequence[str]) -> int:
     return int(code or 0)
 
 
+def _is_64_bit() -> bool:
+    """Say whether this Python is a 64-bit one: a Pi with a 64-bit kernel may have a 32-bit system."""
+    return sys.maxsize > 2**32
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the entry point of the `camloop` script."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not _is_64_bit():
+        import platform
+
+        sys.stderr.write(
+            f"camloop needs a 64-bit system; this Python is 32-bit ({platform.machine()}): on a Pi 3 or newer install the "
+            "64-bit Raspberry Pi OS\n"
+        )
+        return 2
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview())
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from infra import cli
 from infra.errors import DeviceError, MissingExtra, UsageError
 from ingest.mailbox import Mailbox
 from ingest.picam import available_cameras, open_picam
@@ -204,3 +206,13 @@ def test_a_closed_mailbox_wakes_its_reader() -> None:
     began = time.monotonic()
     assert other.get(5.0) is None and time.monotonic() - began < 2
     closing.join()
+
+
+def test_a_32_bit_system_is_told_at_the_door(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command, --help included, says in one line that 64 bits are needed."""
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    monkeypatch.setattr(platform, "machine", lambda: "armv7l")
+    for argv in ([], ["--help"], ["record", "picam://0"]):
+        assert cli.main(argv) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and "64-bit" in said.err and "armv7l" in said.err and said.err.count("\n") == 1
