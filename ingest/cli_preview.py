@@ -9,15 +9,16 @@ import argparse
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from infra.console import Context
 from infra.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from ingest.source import Source
+    from ingest.source import Source, SourceFrame
+    from ingest.take import Stop
 
 DEFAULT_PORT = 8800
 EVERY_S = 0.5
@@ -27,6 +28,7 @@ EVERY_S = 0.5
 class _Wanted:
     url: str
     camera_id: str | None
+    allow: tuple[str, ...]
     options: Mapping[str, Any]
     privacy: Mapping[str, Any]
 
@@ -62,7 +64,7 @@ def _preview(arguments: argparse.Namespace, context: Context) -> int:
     next_ns = context.clock.mono_ns()
     try:
         with stop.on_signals():
-            for frame in take.limited(_live(source, stop, context), seconds=arguments.seconds):
+            for frame in _live(source, stop, context, arguments.seconds):
                 meter.see(frame)
                 if page is not None:
                     page.show(frame.rgb)
@@ -82,12 +84,14 @@ def _preview(arguments: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _live(source: Source, stop: Any, context: Context) -> Any:
+def _live(source: Source, stop: Stop, context: Context, seconds: float | None) -> Iterator[SourceFrame]:
     """Return the frames as a camera gives them: a file is played at its own speed."""
     from ingest import take
 
     frames = stop.frames(source)
-    return take.paced(frames, context.clock) if getattr(source, "is_replay", False) else frames
+    if getattr(source, "is_replay", False):
+        frames = take.paced(frames, context.clock)
+    return cast("Iterator[SourceFrame]", take.limited(frames, seconds=seconds))
 
 
 def _wanted(name: str, context: Context) -> _Wanted:
@@ -100,14 +104,14 @@ def _wanted(name: str, context: Context) -> _Wanted:
         if name in (camera.id, camera.url):
             options = {"size": camera.size, "fps": camera.fps, **camera.options}
             made = {key: value for key, value in options.items() if value is not None}
-            return _Wanted(url=_calm(camera.url), camera_id=camera.id, options=made, privacy=camera.privacy)
+            return _Wanted(url=_calm(camera.url), camera_id=camera.id, allow=camera.allow, options=made, privacy=camera.privacy)
     if "://" not in name and "." not in name and "/" not in name:
         known = ", ".join(camera.id for camera in cameras) or "none"
         raise UsageError(f"camera {name!r} is not in camloop.toml (there: {known}); or give an address such as picam://0")
     privacy = toml.get("privacy", {})
     if not isinstance(privacy, dict):
         raise SettingsError("[privacy] must be a table")
-    return _Wanted(url=_calm(name), camera_id=None, options={}, privacy=privacy)
+    return _Wanted(url=_calm(name), camera_id=None, allow=(), options={}, privacy=privacy)
 
 
 def _calm(url: str) -> str:
@@ -122,7 +126,8 @@ def _calm(url: str) -> str:
 def _opened(wanted: _Wanted, context: Context) -> Source:
     from ingest.source import open_source
 
-    source = open_source(wanted.url, camera_id=wanted.camera_id, host_id=context.settings.host_id, options=wanted.options)
+    host_id = context.settings.host_id
+    source = open_source(wanted.url, camera_id=wanted.camera_id, host_id=host_id, allow=wanted.allow, options=wanted.options)
     if wanted.privacy:
         from ingest.privacy import PrivacySettings, private
 
