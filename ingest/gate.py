@@ -43,7 +43,8 @@ class Seen:
     """What a trigger says of one small picture.
 
     `score` is its evidence, 0 to 1, in the trigger's own measure; `on` is its verdict. `uncertain` marks what a model could
-    not tell: it is kept, for the training bank. `wanted_id` names the wish that the picture meets.
+    not tell: it is kept, for the training bank. `wanted_id` names the wish that the picture meets. `label` and `prob` are
+    what a model said, where one looked.
     """
 
     on: bool
@@ -51,6 +52,8 @@ class Seen:
     reason: str
     uncertain: bool = False
     wanted_id: str | None = None
+    label: str | None = None
+    prob: float | None = None
 
 
 class Trigger(Protocol):

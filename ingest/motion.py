@@ -61,7 +61,7 @@ SAME = 0.97
 SETTLE_S = 1.0
 SETTLE_MOST_S = 8.0
 STILL_SHARE = 0.02  # of grid pixels that differ from one picture to the next, when the light has settled
-GAP_S = 10.0
+GAP_S = 60.0
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _MEDIAN_TO_SD = 0.6745 * math.sqrt(2)
 
@@ -79,7 +79,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What was seen in one picture: the score of point 5, the largest thing's share, whether it has lasted (then it is motion), and why."""
+    """What was seen in one picture: the score of point 5, the largest thing's share; `lasted` means motion; why."""
 
     score: float
     share: float
@@ -138,7 +138,8 @@ class Motion:
             self._learn(grey, differs & False, dt_s, faster=8.0)
             return Moved(0.0, 0.0, False, "light settles")
         self._learn(grey, differs, dt_s)
-        return self._judge(grey, differs, sensor_ns, thresholds)
+        hole_ns = round(max(HOLE_S, 1.5 * dt_s) * 1e9)  # a camera may give one picture a second
+        return self._judge(grey, differs, sensor_ns, hole_ns, thresholds)
 
     def _start(self, grey: Grey, sensor_ns: int) -> None:
         self._mean, self._last, self._last_ns = grey.copy(), grey, sensor_ns
@@ -168,7 +169,7 @@ class Motion:
         self._mean += weight * change
         self._variance += object_ * (square - self._variance)
 
-    def _judge(self, grey: Grey, differs: NDArray[np.bool_], sensor_ns: int, thresholds: Thresholds) -> Moved:
+    def _judge(self, grey: Grey, differs: NDArray[np.bool_], sensor_ns: int, hole_ns: int, thresholds: Thresholds) -> Moved:
         assert self._open is not None and self._mean is not None
         thing = largest_thing(differs & self._open)
         share = len(thing) * BLOCK * BLOCK / max(1, int(np.count_nonzero(self._open)))
@@ -177,7 +178,7 @@ class Motion:
             return Moved(score, share, False, "too small" if share else "still")
         if likeness(grey, self._mean, thing) > SAME:
             return Moved(score, share, False, "light on the same things")
-        if self._since_ns is None or sensor_ns - self._seen_ns > HOLE_S * 1e9:
+        if self._since_ns is None or sensor_ns - self._seen_ns > hole_ns:
             self._since_ns = sensor_ns
         self._seen_ns = sensor_ns
         lasted = sensor_ns - self._since_ns >= thresholds.least_duration_s * 1e9

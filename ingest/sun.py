@@ -45,7 +45,9 @@ def solar_elevation_deg(utc_ns: int, latitude_deg: float, longitude_deg: float) 
         UsageError: a place that is not on earth.
     """
     if not (-90 <= latitude_deg <= 90 and -180 <= longitude_deg <= 180):
-        raise UsageError(f"place {latitude_deg:g}, {longitude_deg:g}; legal: latitude [-90, 90], longitude [-180, 180], degrees")
+        raise UsageError(
+            f"place {latitude_deg:g}, {longitude_deg:g}; legal: latitude [-90, 90], longitude [-180, 180], degrees"
+        )
     declination, equation_min = _declination_and_equation((utc_ns - _J2000_NS) / _CENTURY_NS)
     minutes = utc_ns % _DAY_NS / 60e9
     hour_angle = math.radians((minutes + equation_min + 4 * longitude_deg) / 4 - 180)

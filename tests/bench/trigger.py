@@ -74,7 +74,7 @@ class Score:
         return f"| {name} | {found} | {kept} | {self.quiet_s / 60:.1f} | {self.n_false} | {quiet} |"
 
 
-HEAD = "| what | stretches found | moving frames kept | quiet minutes | false events | quiet time kept |\n|---|---|---|---|---|---|"
+HEAD = "| what | stretches found | moving frames kept | quiet minutes | false events | quiet time kept |\n" + "|---" * 6 + "|"
 
 
 def judge(shots: Iterable[Shot], thresholds: Thresholds) -> Score:
@@ -117,7 +117,7 @@ def bridged(flags: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
     """Return the flags with holes of up to `n` filled."""
     out = flags.copy()
     for start, end in runs(~flags):
-        out[start:end] |= 0 < start and end < len(flags) and end - start <= n
+        out[start:end] |= start > 0 and end < len(flags) and end - start <= n
     return out
 
 
