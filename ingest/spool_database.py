@@ -10,6 +10,7 @@ The wall clock has no part in it: boots are numbered in the order in which this 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
@@ -36,7 +37,7 @@ _TABLES = (
         camera_id TEXT NOT NULL, boot_id TEXT NOT NULL, next_seq INTEGER NOT NULL, promised INTEGER NOT NULL,
         crc INTEGER NOT NULL, PRIMARY KEY (camera_id, boot_id)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS reservations (
-        camera_id TEXT NOT NULL, boot_id TEXT NOT NULL, seq INTEGER NOT NULL,
+        camera_id TEXT NOT NULL, boot_id TEXT NOT NULL, seq INTEGER NOT NULL, crc INTEGER NOT NULL,
         PRIMARY KEY (camera_id, boot_id, seq)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS clips (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,7 +45,8 @@ _TABLES = (
         state TEXT NOT NULL CHECK (state IN ('pending', 'done', 'quarantined', 'lost', 'evicted')),
         added_ns INTEGER NOT NULL,
         reason TEXT,
-        camera_id TEXT, boot_id TEXT, seq INTEGER, start_mono_ns INTEGER, n_bytes INTEGER, value REAL, "trigger" TEXT)""",
+        camera_id TEXT, boot_id TEXT, seq INTEGER, start_mono_ns INTEGER, n_bytes INTEGER, value REAL, "trigger" TEXT,
+        crc INTEGER)""",
     "CREATE INDEX IF NOT EXISTS clips_by_state ON clips (state)",
 )
 _FROM_VERSION_1 = (
@@ -53,6 +55,14 @@ _FROM_VERSION_1 = (
     "INSERT INTO clips (number, clip_id, state, added_ns, reason) SELECT number, clip_id, state, added_ns, reason FROM clips_1",
     "DROP TABLE clips_1",
 )
+# SQLite does not see a flipped bit in the text of its schema or in a value: these do.
+_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+_WRONG = (
+    "SELECT count(*) FROM sequences WHERE crc != row_crc(camera_id, boot_id, next_seq)",
+    "SELECT count(*) FROM reservations WHERE crc != row_crc(camera_id, boot_id, seq)",
+    "SELECT count(*) FROM clips WHERE state = 'pending' AND crc != row_crc(clip_id, camera_id, boot_id, seq, start_mono_ns, "
+    "n_bytes, value)",
+)
 _ORDERED = f"""
     SELECT clip_id, camera_id, clips.boot_id, seq, start_mono_ns, n_bytes, value, "trigger"
     FROM clips LEFT JOIN boots ON boots.boot_id = clips.boot_id WHERE state = 'pending'
@@ -60,8 +70,8 @@ _ORDERED = f"""
         camera_id, seq, clips.number"""
 
 
-def _seq_crc(camera_id: str, boot_id: str, next_seq: int) -> int:
-    return zlib.crc32(f"{camera_id}/{boot_id}/{next_seq}".encode())
+def _row_crc(*values: object) -> int:
+    return zlib.crc32(repr(values).encode())
 
 
 class Open(NamedTuple):
@@ -187,16 +197,17 @@ class SpoolDatabase:
         self, sidecar: Sidecar, n_bytes: int, value: float, state: str = "pending", reason: str | None = None
     ) -> list[Statement]:
         """Return the statements that put a clip in and close its reservation."""
-        columns = (sidecar.camera_id, sidecar.boot_id, sidecar.seq, sidecar.start_mono_ns, n_bytes, value, sidecar.trigger)
-        names = 'camera_id, boot_id, seq, start_mono_ns, n_bytes, value, "trigger"'
+        facts = (sidecar.camera_id, sidecar.boot_id, sidecar.seq, sidecar.start_mono_ns, n_bytes, float(value), sidecar.trigger)
+        names = 'camera_id, boot_id, seq, start_mono_ns, n_bytes, value, "trigger", crc'
         updates = ", ".join(f"{name} = excluded.{name}" for name in names.split(", "))
         insert = (
-            f"INSERT INTO clips (clip_id, state, added_ns, reason, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            f"INSERT INTO clips (clip_id, state, added_ns, reason, {names}) "
+            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, row_crc(?1, ?5, ?6, ?7, ?8, ?9, ?10)) "
             f"ON CONFLICT (clip_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, {updates} "
             "WHERE state != 'done'"
         )
         return [
-            (insert, (sidecar.clip_id, state, self._clock.now_ns(), reason, *columns)),
+            (insert, (sidecar.clip_id, state, self._clock.now_ns(), reason, *facts)),
             *self.raise_to(sidecar.camera_id, sidecar.boot_id, sidecar.seq + 1 if sidecar.seq < SENT_BACK_SEQ else 0),
             self.release(Open(sidecar.camera_id, sidecar.boot_id, sidecar.seq)),
         ]
@@ -206,8 +217,8 @@ class SpoolDatabase:
         return [
             ("INSERT OR IGNORE INTO boots (boot_id) VALUES (?)", (boot_id,)),
             (
-                "INSERT INTO sequences VALUES (?1, ?2, ?3, ?4, seq_crc(?1, ?2, ?3)) ON CONFLICT DO UPDATE SET "
-                "next_seq = max(next_seq, ?3), promised = max(promised, ?4), crc = seq_crc(?1, ?2, max(next_seq, ?3))",
+                "INSERT INTO sequences VALUES (?1, ?2, ?3, ?4, row_crc(?1, ?2, ?3)) ON CONFLICT DO UPDATE SET "
+                "next_seq = max(next_seq, ?3), promised = max(promised, ?4), crc = row_crc(?1, ?2, max(next_seq, ?3))",
                 (camera_id, boot_id, next_seq, int(promised)),
             ),
         ]
@@ -215,7 +226,7 @@ class SpoolDatabase:
     @staticmethod
     def reserve(number: Open) -> Statement:
         """Return the statement that opens a number."""
-        return ("INSERT OR IGNORE INTO reservations VALUES (?, ?, ?)", number)
+        return ("INSERT OR IGNORE INTO reservations VALUES (?1, ?2, ?3, row_crc(?1, ?2, ?3))", number)
 
     @staticmethod
     def release(number: Open) -> Statement:
@@ -242,9 +253,17 @@ class SpoolDatabase:
     def _query(self, sql: str, *values: Any) -> list[Any]:
         return self._database.execute(sql, values).fetchall()
 
+    @staticmethod
+    def _schema() -> list[Any]:
+        """Return the schema of a sound database, as SQLite tells it."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as database:
+            for sql in _TABLES:
+                database.execute(sql)
+            return database.execute(_SCHEMA).fetchall()
+
     def _connected(self, path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        database.create_function("seq_crc", 3, _seq_crc, deterministic=True)
+        database.create_function("row_crc", -1, _row_crc, deterministic=True)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
@@ -261,9 +280,10 @@ class SpoolDatabase:
                     database.execute(sql)
                 database.execute(f"PRAGMA user_version = {VERSION}")
                 database.execute("COMMIT")
-            wrong = "SELECT count(*) FROM sequences WHERE crc != seq_crc(camera_id, boot_id, next_seq)"
-            if database.execute(wrong).fetchone()[0]:  # SQLite does not see a flipped bit in a value
-                raise sqlite3.DatabaseError("a sequence number is not the one that was written")
+            if database.execute(_SCHEMA).fetchall() != self._schema():
+                raise sqlite3.DatabaseError("its tables are not those that were made")
+            if any(database.execute(wrong).fetchone()[0] for wrong in _WRONG):
+                raise sqlite3.DatabaseError("a row does not hold what was written")
         except (sqlite3.Error, UnicodeDecodeError):
             database.close()
             raise

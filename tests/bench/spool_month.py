@@ -10,9 +10,9 @@ after a number of it had been seen.
 One host, two cameras, 30 days. A motion trigger with a small model behind it makes a clip of each event. Events come as a
 Poisson process, 6 an hour from 6 to 20 h and 2 an hour at night. One hour in ten, drawn at random, is windy: 30 events more,
 all of them nuisance. Of the others 70 % are nuisance (rain, shadows, leaves), the rest is somebody's activity; of that
-activity 1 in 12 is rare, of one of four slices (so about 1 % of all clips). A slice is defined by truth alone, and comes
-at any time, in equal shares; three in ten rare events are followed by another of the same slice within the next ten minutes. Lengths
-are log-normal (median 20 s, sigma .6) for all alike, at 250 kB a second; a clip has no other size.
+activity 1 in 12 is rare, of one of four slices (with the wind, about 2 % of all clips). A slice is defined by truth alone,
+and comes at any time, in equal shares; three in ten rare events are followed by another of the same slice within the next
+ten minutes. Lengths are log-normal (median 20 s, sigma .6) for all alike, at 250 kB a second; a clip has no other size.
 
 WHAT THE CAMERA KNOWS, and how well, chosen to be worse rather than better than what is published of such signals:
 
