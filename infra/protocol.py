@@ -41,7 +41,7 @@ Kind = Literal["clip", "sidecar", "ledger", "health"]
 Lane = Literal["fresh", "backlog"]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UPLOAD = re.compile(r"[A-Za-z0-9._~+/=-]{1,1024}")
-_FOREIGN_CONTAINERS = frozenset({"json"})  # a clip named .json would be its own sidecar
+_CONTAINER = re.compile(r"(?!json$)[a-z0-9]{1,16}")  # a clip named .json would be its own sidecar
 
 
 def part_bytes(n_bytes: int) -> int:
@@ -169,7 +169,7 @@ def key_of(ask: Ask) -> str:
             raise UsageError(f"a {ask.kind} is named by camera_id and clip_id (32 hex digits)")
         if ask.kind == "sidecar":
             return keys.sidecar_key(keys.clip_key(ask.camera_id, ask.clip_id, "mp4"))
-        if ask.container is None or "." in ask.container or ask.container in _FOREIGN_CONTAINERS:
+        if ask.container is None or not _CONTAINER.fullmatch(ask.container):
             raise UsageError(f"container {str(ask.container)[:40]!r} cannot be a clip's; legal: a file ending such as mp4, tar")
         return keys.clip_key(ask.camera_id, ask.clip_id, ask.container)
     if ask.boot_id is None or ask.number is None or ask.number > 99_999_999:

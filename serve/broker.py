@@ -45,7 +45,8 @@ from serve.receiver import Receiver, check_complete
 from serve.registry import Host, Registry
 
 ASKS_A_SECOND: Final = 20.0  # of one host; a flood beyond is answered before anything is looked up
-ASKS_BURST: Final = 200.0
+ASKS_BURST_S: Final = 10.0
+RETRY_S: Final = 10.0  # where the store does not answer
 ENROLMENTS_A_SECOND: Final = 0.5  # of all: guessing a code of 78 bits would take longer than the universe is old
 ENROLMENTS_BURST: Final = 10.0
 _log = Log("serve.broker")
@@ -107,12 +108,17 @@ class Broker:
         receiver: where bytes go.
         clock: UTC for sequence numbers and days, monotonic time for the pace.
         admission: who comes when; it holds how many clips a second the store may be given.
+        asks_a_second: of one host; ten times as many at once.
     """
 
-    def __init__(self, registry: Registry, receiver: Receiver, clock: Clock, *, admission: Admission | None = None) -> None:
+    def __init__(
+        self, registry: Registry, receiver: Receiver, clock: Clock, *, admission: Admission | None = None,
+        asks_a_second: float = ASKS_A_SECOND,
+    ) -> None:  # fmt: skip
         self._registry = registry
         self._receiver = receiver
         self._clock = clock
+        self._asks = asks_a_second
         self._admission = admission or Admission()
         self._quota = Quota(receiver.store, clock)
         self._lock = threading.Lock()
@@ -130,7 +136,7 @@ class Broker:
             window_s = self._window_s()
             can = dataclasses.asdict(self._receiver.store.capabilities())
         except CamloopError as error:
-            return self._refused(_Denied(503, "store", str(error), ASKS_BURST / ASKS_A_SECOND))
+            return self._refused(_Denied(503, "store", str(error), RETRY_S))
         return self._answer(200, {"window_s": window_s, "capabilities": can})
 
     def enroll(self, body: bytes, signature: str) -> Answer:
@@ -197,7 +203,8 @@ class Broker:
         with self._lock:
             seen = self._seen.get(ask.host_id)
             if seen is None:
-                seen = self._seen[ask.host_id] = _Seen(_Bucket(ASKS_A_SECOND, ASKS_BURST, ASKS_BURST, now_s))
+                burst = ASKS_BURST_S * self._asks
+                seen = self._seen[ask.host_id] = _Seen(_Bucket(self._asks, burst, burst, now_s))
             while seen.order and seen.order[0][0] < now_s - 2 * WINDOW_S:  # by then they are too old to be taken
                 seen.numbers.discard(seen.order.popleft()[1])
             if ask.sequence in seen.numbers:

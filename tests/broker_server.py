@@ -45,13 +45,13 @@ class RunningBroker:
 
 @contextlib.contextmanager
 def running_broker(
-    store: S3Store | DirStore, *, clock: Clock | None = None, capacity: float = 1000.0
+    store: S3Store | DirStore, *, clock: Clock | None = None, capacity: float = 1000.0, asks: float = 1000.0
 ) -> Iterator[RunningBroker]:
     """Run a broker for the length of the `with`; revocations are seen at once."""
     clock = clock or SystemClock()
     receiver = S3Receiver(store) if isinstance(store, S3Store) else FolderReceiver(store, clock)
     registry = Registry(store, clock, fresh_s=0.0)
-    broker = Broker(registry, receiver, clock, admission=Admission(capacity))
+    broker = Broker(registry, receiver, clock, admission=Admission(capacity), asks_a_second=asks)
     app = make_app(broker, receiver if isinstance(receiver, FolderReceiver) else None, store)
     server = make_server(app, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
