@@ -26,9 +26,9 @@ from infra.errors import DeviceError, MediaError, UsageError
 from infra.log import Log
 from infra.objects import file_sha256
 from infra.records import Gap, Sidecar
-from ingest.salvage import adopt, discard, draft_path, reserve, salvage, unfinished
+from ingest.salvage import discard, draft_path, salvage, unfinished
 from ingest.segments import CONTAINERS, NS_PER_TICK, MakeSegment, SegmentFile, segment_file
-from ingest.source import NO_KEYFRAME, EncodedFrame, EncodedSource, Frame, Source, check_frame
+from ingest.source import NO_KEYFRAME, SALVAGED, EncodedFrame, EncodedSource, Frame, Source, check_frame
 from ingest.spool import Spool
 
 _NS_PER_S = 1_000_000_000
@@ -141,6 +141,7 @@ class Recorder:
         self._make = make_segment or segment_file(source, gop_s=gop_s, options=options)
         self._container = container
         self._n_clips = self._n_frames = self._n_dropped = self._n_bytes = self._n_salvaged = 0
+        self._last_bytes = max_segment_bytes or 0
 
     def record(self, *, max_frames: int | None = None, on_clip: Callable[[Sidecar], None] = lambda sidecar: None) -> Recorded:
         """Record until the source ends, `max_frames` were taken, or Ctrl-C; what was filmed until then is kept.
@@ -204,6 +205,7 @@ class Recorder:
             elif (sidecar := salvage(self.spool, path, self._value)) is not None:
                 self._n_salvaged += 1
                 on_clip(sidecar)
+        self.spool.forfeit_open(self.source.camera_id, SALVAGED)
 
     def _is_full(self, segment: _Segment, frame: Frame) -> bool:
         """Say whether `frame` begins a new segment."""
@@ -219,10 +221,13 @@ class Recorder:
         source = self.source
         path = self.spool.recording / f".tmp-{source.camera_id}-{keys.new_id()[:12]}.{self._container}"
         start_ns = frame.sensor_ns
+        with self._disk(path):
+            self.spool.make_room(self._last_bytes)
+            seq = self.spool.reserve(source.camera_id, source.boot_id)
         facts = dict(event.facts()) | ({"n_skipped": event.n_skipped} if event.n_skipped else {})
         draft = Sidecar(
             clip_id="", camera_id=source.camera_id, host_id=source.host_id, boot_id=source.boot_id,
-            recording_id=source.recording_id, seq=reserve(self.spool, source.camera_id, source.boot_id, start_ns), sha256="",
+            recording_id=source.recording_id, seq=seq, sha256="",
             n_bytes=0, container=self._container, start_ns=source.utc_ns(start_ns), start_mono_ns=start_ns, clock=source.clock,
             trigger=event.trigger, label=self._label, source_group=self._group, site=source.site, event=facts,
         )  # fmt: skip
@@ -281,9 +286,9 @@ class Recorder:
                 controls=_by_name(segment.controls),
             )  # fmt: skip
         with self._spool(segment):
-            adopt(self.spool, segment.path, sidecar, self._value)
+            self.spool.adopt(segment.path, sidecar, value=None if self._value is None else self._value(sidecar))
             durable.remove(draft_path(segment.path))
-        self._n_clips, self._n_bytes = self._n_clips + 1, self._n_bytes + n_bytes
+        self._n_clips, self._n_bytes, self._last_bytes = self._n_clips + 1, self._n_bytes + n_bytes, n_bytes
         _log.info("recorded", clip_id=sidecar.clip_id, camera_id=sidecar.camera_id, n_frames=n_frames, n_bytes=n_bytes)
         return sidecar
 
@@ -297,7 +302,9 @@ class Recorder:
                 segment.failed = True
                 with suppress(OSError, EOFError):  # an encoder that was flushed already says EOF
                     segment.file.close()
-            reason = f"{getattr(error, 'strerror', None) or error} ({path.parent}); free space, or `camloop upload` what waits"
+            reason = getattr(error, "strerror", None) or str(error)
+            if not isinstance(error, DeviceError):
+                reason = f"{reason} ({path.parent}); free space, or `camloop upload` what waits"
             raise self._stopped(path, reason, 0 if segment is None else len(segment.sensor_ns)) from error
 
     @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,37 +75,23 @@ def salvage(spool: Spool, path: Path, value: Callable[[Sidecar], float] | None =
         sensor_ns=tuple(draft.start_mono_ns + after_ns for after_ns in times),
         gaps=(*draft.gaps, Gap(before_frame=len(times), n_missing=0, duration_ns=0, cause=SALVAGED)),
     )  # fmt: skip
-    adopt(spool, path, sidecar, value)
+    spool.adopt(path, sidecar, value=None if value is None else value(sidecar))
     durable.remove(draft_path(path))
     _log.warning("salvaged", clip_id=sidecar.clip_id, camera_id=sidecar.camera_id, n_frames=len(times), n_bytes=n_bytes)
     return sidecar
 
 
 def discard(spool: Spool, path: Path, reason: str) -> None:
-    """Remove an unfinished segment; its sequence number gets the reason."""
+    """Remove an unfinished segment; its sequence number gets the reason.
+
+    Where only the draft is left, the file was moved into the spool already, or was never begun: then the number is closed, or
+    still open, which `Spool.forfeit_open` and the spool's own repair see to.
+    """
     draft = draft_path(path)
-    if not path.exists() and not draft.exists():
-        return
-    _log.warning("unfinished_segment_removed", path=path, reason=reason)
-    try:
-        begun = Sidecar.from_json(draft.read_bytes())
-    except (ArtefactError, FileNotFoundError):
-        pass
-    else:
-        forfeit(spool, begun, reason)
-    durable.remove(path)
+    if path != draft and path.exists():
+        _log.warning("unfinished_segment_removed", path=path, reason=reason)
+        durable.remove(path)  # first, for it may be what fills the disk
+        with suppress(ArtefactError, FileNotFoundError):
+            begun = Sidecar.from_json(draft.read_bytes())
+            spool.forfeit(begun.camera_id, begun.boot_id, begun.seq, reason)
     durable.remove(draft)
-
-
-def reserve(spool: Spool, camera_id: str, boot_id: str, start_ns: int) -> int:
-    """Return the next sequence number of this camera and boot."""
-    return start_ns // 1_000_000
-
-
-def forfeit(spool: Spool, draft: Sidecar, reason: str) -> None:
-    """Say why a sequence number never became a clip."""
-
-
-def adopt(spool: Spool, path: Path, sidecar: Sidecar, value: Callable[[Sidecar], float] | None) -> bool:
-    """Move a finished clip into the spool."""
-    return spool.adopt(path, sidecar)

@@ -76,7 +76,7 @@ def test_cut_at_any_byte(tmp_path: Path) -> None:
 
 
 def test_readable_part(tmp_path: Path) -> None:
-    """At each of 60 lengths the readable part is whole fragments: never more frames than were written, growing with the file."""
+    """At each of 60 lengths the readable part is whole fragments: more of it in a longer file."""
     path, _ = unfinished_segment(tmp_path / "made")
     whole, before = path.read_bytes(), 0
     for n_bytes in sorted(random.Random(4).sample(range(2000, len(whole)), 60 * COUNT)):
@@ -107,7 +107,7 @@ def test_zeros_where_data_should_be(tmp_path: Path) -> None:
 
 def test_draft_without_file(tmp_path: Path) -> None:
     """A recorder that died before it began its file leaves a draft only; it goes, and nothing comes of it."""
-    path, draft = unfinished_segment(tmp_path / "spool")
+    path, _ = unfinished_segment(tmp_path / "spool")
     path.unlink()
     with Spool(tmp_path / "spool") as spool:
         assert Recorder(EncodedCamera([]), spool).record().n_salvaged == 0
