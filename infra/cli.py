@@ -124,9 +124,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="record",
-        target="ingest.cli:record",
-        summary="Film a source into a spool, with a sidecar per clip.",
-        example='camloop record day1.mp4 --spool spool',
+        target="ingest.cli_record:record",
+        summary="Film into a spool: a camera, a file, a name and seconds; video, images, raw frames or features.",
+        example='camloop record day1/light 60 --as png --size 128x128',
     ),
     Command(
         name="upload",

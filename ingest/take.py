@@ -18,7 +18,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import floor
 from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import Any, cast, overload
 
 from infra.clock import Clock
 from infra.errors import UsageError
@@ -26,13 +26,16 @@ from infra.records import ClockQuality
 from ingest.source import Camera, EncodedSource, Frame, Source, SourceFrame
 
 _NS_PER_S = 1_000_000_000
-_C = TypeVar("_C", Source, EncodedSource)
 Step = Callable[[Iterable[Any]], Iterator[Any]]
 
 
-def taken(source: _C, *steps: Step) -> _C:
+@overload
+def taken(source: Source, *steps: Step) -> Source: ...
+@overload
+def taken(source: Source | EncodedSource, *steps: Step) -> Source | EncodedSource: ...
+def taken(source: Source | EncodedSource, *steps: Step) -> Source | EncodedSource:
     """Return the camera with its frames led through `steps`, the first one next to the camera."""
-    return cast(_C, _Taken(source, steps))
+    return cast(Source, _Taken(source, steps))
 
 
 class _Taken:
