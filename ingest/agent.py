@@ -169,6 +169,7 @@ class Agent:
         fps = watch.fps()
         return {
             "id": camera.id, "url": camera.shown_url, "site": camera.site, "state": watch.state,
+            "trigger": str(camera.trigger.get("kind", "always")),
             "since_s": round((self._clock.mono_ns() - watch.since_ns) / 1e9, 1),
             "fps": None if fps is None else round(fps, 2),
             "down_s": round((self._clock.mono_ns() - (watch.last_frame_ns or self._started_mono_ns)) / 1e9, 1),

@@ -119,7 +119,8 @@ def page(state: Mapping[str, Any], *, running: bool, now_ns: int, mono_ns: int, 
 def _camera(camera: Mapping[str, Any], running: bool, ago_s: float) -> list[str]:
     what = camera["state"]
     if what == "running":
-        words = f"recording since {duration(camera['since_s'] + ago_s)}" if running else "was recording"
+        doing = "recording" if camera["trigger"] == "always" else "watching"
+        words = f"{doing} since {duration(camera['since_s'] + ago_s)}" if running else f"was {doing}"
     elif what in _DOWN:
         down = f"no frame for {duration(camera['down_s'] + ago_s)}" if camera["n_restarts"] or what == "stalled" else "not yet"
         words = f"{down}, {_DOWN[what]}" if running else f"{_DOWN[what]} then"
@@ -135,7 +136,7 @@ def _camera(camera: Mapping[str, Any], running: bool, ago_s: float) -> list[str]
     today = camera["today"]
     lines.append(f"  today {today['n_frames']:,} frames, {today['n_dropped']:,} dropped, {today['n_clips']:,} clips")
     if today["n_skipped"]:
-        lines.append(f"  {today['n_skipped']:,} not kept by the trigger")
+        lines.append(f"  {today['n_skipped']:,} not kept by the trigger ({camera['trigger']})")
     if camera["n_restarts"]:
         lines.append(f"  restarted {camera['n_restarts']} times, {camera['n_stalls']} of them stalled")
     if camera["last_error"] and what != "running":

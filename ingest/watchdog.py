@@ -59,15 +59,16 @@ class Heartbeat:
         fd: the pipe's writing end, as `--heartbeat-fd` names it; None beats nowhere.
         clock: tells when the last beat was.
 
-    `n_skipped` (frames that the trigger did not keep) and `n_clips` are set by the recorder and go along.
+    `n_skipped` (frames that the trigger did not keep) and `n_clips` are set by the recorder and go along; a clip is told
+    at once.
     """
 
     def __init__(self, fd: int | None, clock: Clock | None = None) -> None:
         self._fd, self._clock = fd, clock or SystemClock()
         self._n_frames = self._n_dropped = 0
-        self._last_number: int | None = None
+        self._last_number, self._last_sensor_ns = -1, 0
         self._next_ns: int | None = None
-        self.n_skipped = self.n_clips = 0
+        self._n_clips = self.n_skipped = 0
         if fd is not None:
             try:
                 os.set_blocking(fd, False)
@@ -81,19 +82,34 @@ class Heartbeat:
         Raises:
             DeviceError: the supervisor is gone; who records for it stops and keeps what it has.
         """
-        if self._last_number is not None and frame_number > self._last_number + 1:
+        if self._n_frames and frame_number > self._last_number + 1:
             self._n_dropped += frame_number - self._last_number - 1
-        self._last_number = frame_number
+        self._last_number, self._last_sensor_ns = frame_number, sensor_ns
         self._n_frames += 1
         if self._fd is None:
             return
         now_ns = self._clock.mono_ns()
-        if self._next_ns is not None and now_ns < self._next_ns:
+        if self._next_ns is None or now_ns >= self._next_ns:
+            self._next_ns = now_ns + round(BEAT_PERIOD_S * 1e9)
+            self._tell()
+
+    @property
+    def n_clips(self) -> int:
+        """Clips made since the start."""
+        return self._n_clips
+
+    @n_clips.setter
+    def n_clips(self, n_clips: int) -> None:
+        self._n_clips = n_clips
+        if self._n_frames:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._fd is None:
             return
-        self._next_ns = now_ns + round(BEAT_PERIOD_S * 1e9)
-        counts = (self._n_frames, self._n_dropped, self.n_skipped, self.n_clips)
+        counts = (self._n_frames, self._n_dropped, self.n_skipped, self._n_clips)
         try:
-            os.write(self._fd, _BEAT.pack(_MAGIC, frame_number, sensor_ns, *counts))
+            os.write(self._fd, _BEAT.pack(_MAGIC, self._last_number, self._last_sensor_ns, *counts))
         except BlockingIOError:
             pass  # a supervisor that does not read: it has its own watchdog
         except OSError as error:
@@ -181,6 +197,7 @@ class Watch:
         """Frames came. A frame number that does not grow is no new frame."""
         for beat in beats:
             if self.last is not None and beat.n_frames <= self.last.n_frames:
+                self.last = beat if beat.n_frames == self.last.n_frames else self.last
                 continue
             self.last, self.last_frame_ns = beat, self.clock.mono_ns()
             self._frames.append((self.last_frame_ns, beat.n_frames))

@@ -148,7 +148,7 @@ def test_todays_counts_outlive_the_agent(tmp_path: Path) -> None:
 def test_counts_over_restarts() -> None:
     """A recorder counts from zero; the tally goes on."""
     tally = DayTally(day="d", today={"a": Counts()}, total={"a": Counts()})
-    for n_frames, n_dropped in [(10, 1), (10, 1), (30, 2), (5, 0), (7, 3)]:
+    for n_frames, n_dropped in [(10, 1), (10, 1), (30, 2), (5, 0), (7, 3)]:  # started again after the third
         beat = Beat(frame_number=n_frames, sensor_ns=0, n_frames=n_frames, n_dropped=n_dropped, n_skipped=0, n_clips=1)
         tally.take("a", beat)
         tally.take("a", None)

@@ -15,8 +15,8 @@ NOW_NS, MONO_NS = 1_790_000_000_000_000_000, 500_000_000_000_000
 def camera(name: str, **more: Any) -> dict[str, Any]:
     """Return a camera's facts as the agent publishes them: a good one, but for `more`."""
     return {
-        "id": name, "url": "rtsp://***@host/1", "site": None, "state": "running", "since_s": 400_000.0, "fps": 14.98,
-        "down_s": 0.3, "last_frame_age_s": 0.3, "today": {"n_frames": 412_337, "n_dropped": 12, "n_skipped": 0, "n_clips": 341},
+        "id": name, "url": "rtsp://***@host/1", "site": None, "trigger": "always", "state": "running", "since_s": 400_000.0,
+        "fps": 14.98, "down_s": 0.3, "last_frame_age_s": 0.3, "today": {"n_frames": 412_337, "n_dropped": 12, "n_skipped": 0, "n_clips": 341},
         "n_frames": 1, "n_dropped": 0, "n_skipped": 0, "n_clips": 1, "n_restarts": 0, "n_stalls": 0, "last_error": None,
         "n_lines_hidden": 0,
     } | more  # fmt: skip
@@ -123,6 +123,14 @@ def test_a_clock_beside_the_store() -> None:
     uplink = state()["uplink"] | {"clock_offset_s": 1.7e9}
     made = lines(state(clock={"quality": "unknown", "offset_s": None}, uplink=uplink))
     assert "clock        NOT set by the network, 19675 d 22 h behind the" in made and "             store" in made
+
+
+def test_a_camera_with_a_trigger() -> None:
+    """It watches, and what it did not keep is counted."""
+    watching = camera("yard", trigger="motion")
+    watching["today"] = watching["today"] | {"n_skipped": 391_004}
+    text = "\n".join(lines(state(cameras=[watching])))
+    assert "camera yard: watching since 4 d 15 h\n" in text and "  391,004 not kept by the trigger (motion)\n" in text
 
 
 def test_no_uplink_and_long_names() -> None:
