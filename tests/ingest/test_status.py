@@ -16,7 +16,8 @@ def camera(name: str, **more: Any) -> dict[str, Any]:
     """Return a camera's facts as the agent publishes them: a good one, but for `more`."""
     return {
         "id": name, "url": "rtsp://***@host/1", "site": None, "trigger": "always", "state": "running", "since_s": 400_000.0,
-        "fps": 14.98, "down_s": 0.3, "last_frame_age_s": 0.3, "today": {"n_frames": 412_337, "n_dropped": 12, "n_skipped": 0, "n_clips": 341},
+        "fps": 14.98, "down_s": 0.3, "last_frame_age_s": 0.3,
+        "today": {"n_frames": 412_337, "n_dropped": 12, "n_skipped": 0, "n_clips": 341},
         "n_frames": 1, "n_dropped": 0, "n_skipped": 0, "n_clips": 1, "n_restarts": 0, "n_stalls": 0, "last_error": None,
         "n_lines_hidden": 0,
     } | more  # fmt: skip
