@@ -34,11 +34,12 @@ _HEAD_BYTES: Final = 4096
 
 
 def parameter_sets(data: bytes, codec: str) -> bytes:
-    """Return the parameter sets at the beginning of an Annex B packet, as Annex B; empty when there are none."""
+    """Return the parameter sets at the beginning of an Annex B packet, each once, as Annex B; empty when there are none."""
     if codec not in _PARAMETERS:
         return b""
     mask, shift, kinds = _PARAMETERS[codec]
-    return b"".join(_START + unit for unit in units(data[:_HEAD_BYTES]) if unit and (unit[0] & mask) >> shift in kinds)
+    found = (unit for unit in units(data[:_HEAD_BYTES]) if unit and (unit[0] & mask) >> shift in kinds)
+    return b"".join(_START + unit for unit in dict.fromkeys(found))  # servers repeat them
 
 
 def is_sound(data: bytes, codec: str) -> bool:
@@ -52,7 +53,7 @@ def format_of(data: bytes, known: StreamFormat) -> StreamFormat | None:
         size = _jpeg_size(data)
         return known if size == (known.width_px, known.height_px) else _sized(known, size)
     found = parameter_sets(data, known.codec)
-    if not found or found == known.extradata:
+    if not found or found == parameter_sets(known.extradata, known.codec):
         return known
     size = None
     for frame in _Decoder(known.codec).whole(data):
