@@ -30,9 +30,11 @@ check: $(STAMP)
 CAMLOOP_TEST_SEED ?= 1578579365
 
 test: check
+	@tests/apt_packages.sh tests/apt-packages.txt
 	@$(BIN)/python -m pytest -m "not slow" --randomly-seed=$(CAMLOOP_TEST_SEED)
 
 test-all: check
+	@tests/apt_packages.sh tests/apt-packages.txt tests/apt-packages-slow.txt
 	@CAMLOOP_TEST_COUNT=$${CAMLOOP_TEST_COUNT:-20} $(BIN)/python -m pytest
 
 # The lock holds versions only, never addresses.
