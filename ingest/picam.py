@@ -61,7 +61,8 @@ class PiCamera:
         self, settings: PiSettings, *, camera_id: str | None = None, host_id: str = "host", clock: Clock | None = None
     ) -> None:
         self.camera_id = check_name(camera_id or f"{host_id}-picam{settings.number}", "camera")
-        self.host_id, self.site = host_id, None
+        self.host_id = host_id
+        self.site: str | None = None
         self.boot_id, self.recording_id = boot_id(), new_id()
         self.width_px, self.height_px = settings.width, settings.height
         self.clock: ClockQuality = "unknown"
@@ -144,7 +145,8 @@ class PiPictures:
         self, settings: PiSettings, *, camera_id: str | None = None, host_id: str = "host", clock: Clock | None = None
     ) -> None:
         self.camera_id = check_name(camera_id or f"{host_id}-picam{settings.number}", "camera")
-        self.host_id, self.site = host_id, None
+        self.host_id = host_id
+        self.site: str | None = None
         self.boot_id, self.recording_id = boot_id(), new_id()
         self.width_px, self.height_px = settings.width, settings.height
         self.clock: ClockQuality = "unknown"

@@ -210,6 +210,50 @@ def test_the_command_says_the_figures_and_stores_nothing(film: Path, capsys: pyt
     assert [path.name for path in film.parent.iterdir()] == ["door.mp4"]
 
 
+def test_what_is_hidden_in_recordings_is_hidden_here(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """[privacy] holds for the figures and for the page, and by a camera's own name for that camera's table."""
+    with video.Writer(film, 320, 180, Fraction(1, 1000)) as writer:
+        for number in range(15):
+            writer.add(np.full((180, 320, 3), 200, np.uint8), number * 66)
+    Path("camloop.toml").write_text(
+        '[privacy]\nmasks = [[0.0, 0.0, 0.5, 1.0]]\nstyle = "fill"\n[[camera]]\nid = "yard"\nurl = "door.mp4"\n'
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("yard", "./door.mp4"):
+        seen: list[bytes] = []
+
+        def look(seen: list[bytes] = seen) -> None:
+            until = time.monotonic() + 10
+            while not seen and time.monotonic() < until:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                try:
+                    connection.request("GET", "/frame.jpg")
+                    answer = connection.getresponse()
+                    seen += [answer.read()] if answer.status == 200 else []
+                except OSError:
+                    time.sleep(0.02)
+                finally:
+                    connection.close()
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        assert cli.main(["preview", name, "--json", "--http", str(port)]) == 0
+        looking.join()
+        rgb = decode_image(seen[0], "frame.jpg").to_ndarray(format="rgb24")
+        assert rgb[:, :150].max() <= 8 and rgb[:, 170:].min() >= 180
+        assert json.loads(capsys.readouterr().out)["camera_id"] == ("yard" if name == "yard" else "door")
+
+
+def test_a_preview_that_cannot_hide_does_not_begin(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A detector that is not there is one line, and nothing was shown."""
+    Path("camloop.toml").write_text('[privacy]\nblur = ["person"]\ndetector = "gone.onnx"\n')
+    assert cli.main(["preview", str(film), "--http", "0"]) == 2
+    said = capsys.readouterr()
+    assert "gone.onnx" in said.err and "http://" not in said.out
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import resource
 import sys
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from infra import cli
 from infra.errors import CamloopError
 from ingest import picam, picam_device
 from ingest.gate import Gate, Seen
@@ -196,7 +199,15 @@ def slow_pictures(url: str) -> dict[str, Any]:
     return {"frames": frames}
 
 
-CASES = (record, held, slow_disk, triggered, refused, hung_stop, stalled, colours, slow_pictures)
+def command(*argv: str) -> dict[str, Any]:
+    """Run a camloop command with --json in the current folder; return its exit code and its document."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = cli.main([*argv, "--json"])
+    return {"code": code, **json.loads(said.getvalue())}
+
+
+CASES = (command, record, held, slow_disk, triggered, refused, hung_stop, stalled, colours, slow_pictures)
 
 if __name__ == "__main__":
     (case,) = [case for case in CASES if case.__name__ == sys.argv[1]]

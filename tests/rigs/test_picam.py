@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from infra.images import ImageEncoder
 from infra.records import Sidecar
 from infra.video import decode
 from ingest.source import RECORDER_SLOW
@@ -158,3 +159,71 @@ def test_a_slow_reader_of_pictures_is_told_what_it_missed(virtual_cameras: Rig) 
     jumps = [step for step in steps if step[0] > 1]
     assert all(by_number == by_time for by_number, by_time, _ in steps)
     assert max(by_number for by_number, _, _ in jumps) >= 10 and {lost for _, _, lost in jumps} == {RECORDER_SLOW}
+
+
+def test_a_preview_shows_what_the_camera_finds_by_itself(virtual_cameras: Rig) -> None:
+    """Rate, exposure and focus; the training mode of the address is left out, so that nothing is locked or jittered."""
+    address = "picam://0?training=jitter&width=640&height=360"
+    result = virtual_cameras("film_picam.py", "command", "preview", address, "--seconds", 3)
+    assert result["code"] == 0 and result["n_frames"] + result["n_dropped"] >= 89 and result["width_px"] == 640
+    assert result["controls"]["gain"] == 1.0 and result["controls"]["exposure_us"] == 20000.0
+    assert result["focus_by"] == "laplacian" and result["focus"] > 10
+
+
+def test_a_class_is_recorded_by_name_and_seconds(virtual_cameras: Rig, tmp_path: Path) -> None:
+    """`camloop record day1/light 3` takes the first Pi camera; PNG at 128x128 comes from its pictures, in the right colours."""
+    common = ("--countdown", 0, "--spool")
+    h264 = virtual_cameras("film_picam.py", "command", "record", "day1/light", 3, *common, tmp_path / "h264")
+    png = virtual_cameras(
+        "film_picam.py", "command", "record", "day1/dark", 3, "--as", "png", "--size", "128x128", "--fps", 11, *common,
+        tmp_path / "png",
+    )  # fmt: skip
+    assert h264["code"] == png["code"] == 0
+    ((_, film),), ((_, images),) = clips(tmp_path / "h264"), clips(tmp_path / "png")
+    assert (film.label, film.source_group, film.container) == ("light", "day1", "mp4")
+    assert check_accounted([film])[0] + sum(gap.n_missing for gap in film.gaps) == 90
+    assert (images.label, images.container) == ("dark", "tar") and 32 <= len(images.sensor_ns) <= 33
+
+
+STILL = """
+%YAML 1.1
+---
+"Still":
+  supported_formats:
+  - { width: 640, height: 360, frame_rates: [5, 30] }
+  frames: { path: "STILL" }
+  model: "still"
+"Moving":
+  supported_formats:
+  - { width: 640, height: 360, frame_rates: [5, 30] }
+  test_pattern: "bars"
+  model: "moving"
+"""
+
+TABLE = """
+[[camera]]
+id = "{}"
+url = "picam://{}?width=640&height=360"
+trigger = {{kind = "motion", pre_roll_s = 1}}
+"""
+PRIVACY = 'privacy = {masks = [[0.0, 0.0, 0.5, 1.0]], style = "fill"}'
+
+
+def test_motion_and_privacy_of_a_camera_s_table(virtual_cameras: Rig, tmp_path: Path) -> None:
+    """A still scene records nothing, a moving one begins an event; what is masked is black in the clip."""
+    (tmp_path / "still.jpg").write_bytes(ImageEncoder(".jpg", 640, 360).encode(np.full((360, 640, 3), 90, np.uint8)))
+    config = tmp_path / "cameras.yaml"
+    config.write_text(STILL.replace("STILL", str(tmp_path / "still.jpg")))
+    tables = {"still": 0, "moving": 1, "hidden": 1}
+    (tmp_path / "camloop.toml").write_text("".join(TABLE.format(name, number) for name, number in tables.items()) + PRIVACY)
+    found = {}
+    for name in tables:
+        argv = ("record", "--camera-table", name, "--frames", 240, "--spool", tmp_path / name)
+        assert virtual_cameras("film_picam.py", "command", *argv, config=config, cwd=tmp_path)["code"] == 0
+        found[name] = clips(tmp_path / name)
+    assert found["still"] == []
+    for name in ("moving", "hidden"):
+        path, sidecar = found[name][0]
+        assert sidecar.trigger == "motion" and check_accounted([one for _, one in found[name]])[0] > 0
+        rgb = next(iter(decode(path))).rgb[0]
+        assert (rgb[:, :300].max() <= 24) == (name == "hidden") and rgb[:, 340:].max() > 150
