@@ -1,10 +1,10 @@
 """`camloop record`: films into a spool. Sources, or a name and seconds, or a camera of `camloop.toml` (what an agent starts).
 
-    camloop record day1.mp4 --spool spool            each source to its end
-    camloop record day1 -1                           the first Pi camera, until Ctrl-C, as recording `day1`
-    camloop record day1/light 60 --source v4l2:///dev/video0 --as png --size 128x128
-                                                     a minute of class `light` of recording `day1`
-    camloop record --camera-table yard               the [[camera]] of that id, with its trigger and privacy
+camloop record day1.mp4 --spool spool            each source to its end
+camloop record day1 -1                           the first Pi camera, until Ctrl-C, as recording `day1`
+camloop record day1/light 60 --source v4l2:///dev/video0 --as png --size 128x128
+                                                 a minute of class `light` of recording `day1`
+camloop record --camera-table yard               the [[camera]] of that id, with its trigger and privacy
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ def _record(arguments: argparse.Namespace, context: Context) -> int:
     with stop.on_signals():
         cameras = []
         for job in jobs:
-            camera = open_for(
-                job.wish, job.url, camera_id=job.camera_id, host_id=host_id, allow=job.allow, options=job.options
-            )
+            camera = open_for(job.wish, job.url, camera_id=job.camera_id, host_id=host_id, allow=job.allow, options=job.options)
             camera.camera_id = job.table_id or camera.camera_id
             cameras.append(camera)
         with Spool(arguments.spool, context.clock, limits=limits, host_id=host_id) as spool:
@@ -239,7 +237,11 @@ def _seconds(text: str) -> float | None:
 
 
 def _wish(
-    arguments: argparse.Namespace, context: Context, *, recording: str | None = None, label: str | None = None,
+    arguments: argparse.Namespace,
+    context: Context,
+    *,
+    recording: str | None = None,
+    label: str | None = None,
     seconds: float | None = None,
 ) -> Wish:
     """Return what the command's options ask for."""
@@ -282,7 +284,8 @@ def _from_table(arguments: argparse.Namespace, context: Context) -> _Job:
         raise UsageError(f"[[camera]] {camera.id}: training is a Pi camera's mode; {camera.shown_url} is none")
     wish = Wish(
         kind=camera.format, size_px=camera.size, fps=camera.fps, n_frames=arguments.frames, segment_s=camera.segment_s,
-        max_segment_bytes=camera.max_segment_bytes, label=camera.label, site=camera.site, realtime=camera.realtime,
+        max_segment_bytes=camera.max_segment_bytes, follows_uplink=not camera.ends, label=camera.label, site=camera.site,
+        realtime=camera.realtime,
         extractor=_extractor(camera.format, camera.features),
         trigger=TriggerSettings.from_table(camera.trigger, f"[[camera]] {camera.id}: trigger") if camera.trigger else None,
         privacy=_privacy(camera.privacy, context), latitude=agent.latitude, longitude=agent.longitude,
@@ -349,4 +352,6 @@ def _first_camera() -> str:
     if pi_cameras:
         return "picam://0"
     usb = ", ".join(f"v4l2://{path}" for path in sorted(_DEVICES.glob("video*"))) or "no /dev/video*"
-    raise UsageError(f"no Pi camera ({why}); there is: {usb}; say --source URL (a file, rtsp://.., v4l2:///dev/video0, sim://..)")
+    raise UsageError(
+        f"no Pi camera ({why}); there is: {usb}; say --source URL (a file, rtsp://.., v4l2:///dev/video0, sim://..)"
+    )

@@ -158,6 +158,7 @@ class Gate(Generic[Frame]):
         self._last_on: Seen | None = None
         self._last_on_ns = self._now_ns = 0
         self._skipped: dict[int, int] = {}
+        self.n_not_kept = 0  # since the start
 
     @property
     def event(self) -> Event[Frame] | None:
@@ -249,6 +250,7 @@ class Gate(Generic[Frame]):
         minute = frame.sensor_ns // MINUTE_NS
         self._skipped[minute] = self._skipped.get(minute, 0) + 1
         self._n_skipped += 1
+        self.n_not_kept += 1
 
 
 class _Buffer(Generic[Frame]):

@@ -100,7 +100,8 @@ class Recorder:
         source: what films: pictures, or frames that the camera encoded.
         spool: where finished segments go.
         segment_s: a new file at least every so many seconds of sensor time (encoded frames: at the next keyframe).
-        max_segment_bytes: and after so many bytes, for a link that is too slow for more in one piece.
+        max_segment_bytes: and after so many bytes, for a link that is too slow for more in one piece; or what says so, asked
+            at the start of each file.
         gop_s: seconds between keyframes inside a file that is encoded here.
         label: the class that is being shown, where a person said so at recording.
         group: the name that a person gave to the recording; clips of one name stay together in a split.
@@ -120,7 +121,7 @@ class Recorder:
         spool: Spool,
         *,
         segment_s: float = 60.0,
-        max_segment_bytes: int | None = None,
+        max_segment_bytes: int | Callable[[], int | None] | None = None,
         gop_s: float = 2.0,
         label: str | None = None,
         group: str | None = None,
@@ -132,16 +133,17 @@ class Recorder:
     ) -> None:
         if not 0 < gop_s <= segment_s <= 3600:
             raise UsageError(f"segment of {segment_s:g} s, GOP of {gop_s:g} s; legal: 0 < GOP <= segment <= 3600")
-        if max_segment_bytes is not None and max_segment_bytes < 1:
+        if isinstance(max_segment_bytes, int) and max_segment_bytes < 1:
             raise UsageError(f"segments of {max_segment_bytes} bytes; legal: 1 or more")
         self.source, self.spool = source, spool
         self._segment_ns = round(segment_s * _NS_PER_S)
-        self._max_bytes = max_segment_bytes
+        self._limit = max_segment_bytes if callable(max_segment_bytes) else lambda: max_segment_bytes
+        self._max_bytes = self._limit()
         self._label, self._group, self._trigger, self._value = label, group, trigger, value
         self._make = make_segment or segment_file(source, gop_s=gop_s, options=options)
         self._container = container
         self._n_clips = self._n_frames = self._n_dropped = self._n_bytes = self._n_salvaged = 0
-        self._last_bytes = max_segment_bytes or 0
+        self._last_bytes = self._max_bytes or 0
 
     def record(self, *, max_frames: int | None = None, on_clip: Callable[[Sidecar], None] = lambda sidecar: None) -> Recorded:
         """Record until the source ends, `max_frames` were taken, or Ctrl-C; what was filmed until then is kept.
@@ -220,7 +222,7 @@ class Recorder:
     def _start(self, event: Event, frame: Frame) -> _Segment:
         source = self.source
         path = self.spool.recording / f".tmp-{source.camera_id}-{keys.new_id()[:12]}.{self._container}"
-        start_ns = frame.sensor_ns
+        start_ns, self._max_bytes = frame.sensor_ns, self._limit()
         with self._disk(path):
             self.spool.make_room(self._last_bytes)
             seq = self.spool.reserve(source.camera_id, source.boot_id)

@@ -24,6 +24,7 @@ from ingest.recorder import Recorded, Recorder
 from ingest.segments import MakeSegment
 from ingest.source import Camera, EncodedSource, Frame, Source, open_camera, open_source
 from ingest.spool import Spool
+from ingest.uplink import max_segment_bytes, read_uplink
 from ingest.watchdog import Heartbeat
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Wish:
         n_frames: at most.
         segment_s: a new file every so many seconds.
         max_segment_bytes: and after so many bytes.
+        follows_uplink: and small enough for the link that the uploader measured; never for a file, whose clips stay the same.
         label: the class that is being shown.
         recording: the name of the recording, what a split keeps together.
         site: where the camera stands.
@@ -68,6 +70,7 @@ class Wish:
     n_frames: int | None = None
     segment_s: float = 60.0
     max_segment_bytes: int | None = None
+    follows_uplink: bool = False
     label: str | None = None
     recording: str | None = None
     site: str | None = None
@@ -180,8 +183,13 @@ def record(
         camera = private(cast(Source, camera), wish.privacy)
     camera = take.taken(camera, *_steps(wish, is_stream=hasattr(source, "format"), see=see, on_full=on_full))
     make = _segments(wish, camera)
+
+    def most_bytes() -> int | None:
+        limits = (wish.max_segment_bytes, max_segment_bytes(read_uplink(spool.folder)) if wish.follows_uplink else None)
+        return min((limit for limit in limits if limit is not None), default=None)
+
     recorder = Recorder(
-        camera, spool, segment_s=wish.segment_s, gop_s=min(2.0, wish.segment_s), max_segment_bytes=wish.max_segment_bytes,
+        camera, spool, segment_s=wish.segment_s, gop_s=min(2.0, wish.segment_s), max_segment_bytes=most_bytes,
         label=wish.label, group=wish.recording, make_segment=make, container="mp4" if make is None else "tar", value=value,
     )  # fmt: skip
     if wish.trigger is None or wish.trigger.kind == "always":
@@ -192,7 +200,9 @@ def record(
         wish.trigger, camera, latitude=wish.latitude, longitude=wish.longitude,
         wishes=lambda: wishes.read(spool.folder, clock),
     )  # fmt: skip
-    return recorder.record_events(_events(gate, camera, heartbeat), on_clip=on_clip)
+    if heartbeat is not None:
+        heartbeat.skipped = lambda: gate.n_not_kept
+    return recorder.record_events(_events(gate, camera), on_clip=on_clip)
 
 
 class _Counted:
@@ -211,20 +221,15 @@ class _Counted:
         return {**self._event.facts(), **({"skipped_per_minute": self._skipped} if self._skipped else {})}
 
 
-def _events(gate: Gate[Any], frames: Iterable[Frame], heartbeat: Heartbeat | None) -> Iterator[_Counted]:
+def _events(gate: Gate[Any], frames: Iterable[Frame]) -> Iterator[_Counted]:
     """Yield the events of a camera, each with what was not kept before it."""
     for event in gate.events(frames):
-        skipped = gate.take_skipped()
-        if heartbeat is not None:
-            heartbeat.n_skipped += sum(one.n_frames for one in skipped)
-        yield _Counted(event, skipped)
+        yield _Counted(event, gate.take_skipped())
     for left in gate.take_skipped():
         _log.info("not_kept", minute=left.minute, n_frames=left.n_frames)
 
 
-def _steps(
-    wish: Wish, *, is_stream: bool, see: Callable[[Frame], None], on_full: Callable[[str], None]
-) -> list[take.Step]:
+def _steps(wish: Wish, *, is_stream: bool, see: Callable[[Frame], None], on_full: Callable[[str], None]) -> list[take.Step]:
     """Return what lies between the camera and the recorder; a stream that is kept has its size and rate already."""
     steps: list[take.Step] = []
     if wish.fps is not None and not is_stream:

@@ -14,7 +14,7 @@ import random
 import re
 import struct
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -59,8 +59,8 @@ class Heartbeat:
         fd: the pipe's writing end, as `--heartbeat-fd` names it; None beats nowhere.
         clock: tells when the last beat was.
 
-    `n_skipped` (frames that the trigger did not keep) and `n_clips` are set by the recorder and go along; a clip is told
-    at once.
+    `skipped` (says how many frames the trigger did not keep) and `n_clips` are set by the recorder and go along; a clip is
+    told at once.
     """
 
     def __init__(self, fd: int | None, clock: Clock | None = None) -> None:
@@ -68,7 +68,8 @@ class Heartbeat:
         self._n_frames = self._n_dropped = 0
         self._last_number, self._last_sensor_ns = -1, 0
         self._next_ns: int | None = None
-        self._n_clips = self.n_skipped = 0
+        self._n_clips = 0
+        self.skipped: Callable[[], int] = lambda: 0
         if fd is not None:
             try:
                 os.set_blocking(fd, False)
@@ -107,7 +108,7 @@ class Heartbeat:
     def _tell(self) -> None:
         if self._fd is None:
             return
-        counts = (self._n_frames, self._n_dropped, self.n_skipped, self._n_clips)
+        counts = (self._n_frames, self._n_dropped, self.skipped(), self._n_clips)
         try:
             os.write(self._fd, _BEAT.pack(_MAGIC, self._last_number, self._last_sensor_ns, *counts))
         except BlockingIOError:

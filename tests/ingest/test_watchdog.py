@@ -38,7 +38,7 @@ class TestHeartbeat:
         clock = FakeClock()
         heart = Heartbeat(pipe[1], clock)
         for number in range(0, 200, 2):
-            heart.n_skipped = number // 4
+            heart.skipped = lambda number=number: number // 4
             if number // 50 != heart.n_clips:
                 heart.n_clips = number // 50
             heart.beat(number, number * 10)
