@@ -142,7 +142,7 @@ class TestBreaks:
                 yield frame
 
         began = time.monotonic()
-        with pytest.raises(DeviceError, match="Connection refused.*tries since it broke"):
+        with pytest.raises(DeviceError, match=r"Connection refused.*tries since it broke"):
             Recorder(_with_frames(source, dying()), spool).record()
         assert time.monotonic() - began < 8
         assert len(spool.pending()[0].sidecar.sensor_ns) >= 5
