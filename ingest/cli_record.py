@@ -1,16 +1,17 @@
 """`camloop record`: films into a spool. Sources, or a name and seconds, or a camera of `camloop.toml` (what an agent starts).
 
-camloop record day1.mp4 --spool spool            each source to its end
-camloop record day1 -1                           the first Pi camera, until Ctrl-C, as recording `day1`
-camloop record day1/light 60 --source v4l2:///dev/video0 --as png --size 128x128
-                                                 a minute of class `light` of recording `day1`
-camloop record --camera-table yard               the [[camera]] of that id, with its trigger and privacy
+    camloop record day1.mp4 --spool spool            each source to its end
+    camloop record day1 -1                           the first Pi camera, until Ctrl-C, as recording `day1`
+    camloop record day1/light 60 --source v4l2:///dev/video0 --as png --size 128x128
+                                                     a minute of class `light` of recording `day1`
+    camloop record --camera-table yard               the [[camera]] of that id, with its trigger and privacy
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -205,6 +206,9 @@ def _jobs(arguments: argparse.Namespace, context: Context) -> tuple[list[_Job], 
             raise UsageError("--source URL goes with NAME SECONDS, such as: camloop record day1 60 --source picam://0")
         if not sources:
             raise UsageError("nothing to film: give video files or addresses, NAME SECONDS, or --camera-table ID")
+        for source in sources:
+            if "://" not in source and any(len(os.fsencode(part)) > 255 for part in Path(source).parts):
+                raise UsageError(f"source {source[:80]!r}...: no file name has more than 255 bytes")
         wish = _wish(arguments, context)
         return [_Job(url=url, camera_id=arguments.camera, wish=wish, options=_options(arguments, url)) for url in sources], 0
     name, seconds = sources

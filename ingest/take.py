@@ -120,7 +120,7 @@ def limited(frames: Iterable[Frame], *, seconds: float | None = None, n_frames: 
 
 
 def thinned(frames: Iterable[SourceFrame], fps: float) -> Iterator[SourceFrame]:
-    """Yield `fps` frames a second: for each tick of the rate the first frame that is not more than half a tick early.
+    """Yield `fps` frames a second: for each tick of the rate the first frame that is not more than a quarter tick early.
 
     Frames are numbered by their tick, so that a tick without a frame is a gap like any other; the first frame is tick 0.
 
@@ -133,7 +133,7 @@ def thinned(frames: Iterable[SourceFrame], fps: float) -> Iterator[SourceFrame]:
     first_ns, last = None, -1
     for frame in frames:
         first_ns = frame.sensor_ns if first_ns is None else first_ns
-        tick = floor((frame.sensor_ns - first_ns) * per_ns + Fraction(1, 2))
+        tick = floor((frame.sensor_ns - first_ns) * per_ns + Fraction(1, 4))
         if tick > last:
             last = tick
             yield replace(frame, frame_number=tick)

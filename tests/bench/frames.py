@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+ROOT = Path(__file__).resolve().parents[2]
 PI_SHARE = 0.1
 KINDS = {  # (width, height), frames a second, the bar
     "png": ((128, 128), 11.0, ">= 11 fps"),
@@ -44,6 +45,7 @@ LOST = 97
 
 def one(kind: str, minutes: float, live: bool) -> dict[str, Any]:
     """Record one kind and return its figures."""
+    sys.path.insert(0, str(ROOT))
     from infra.clock import SystemClock
     from infra.video import resize
     from ingest.features import Extractor
@@ -92,6 +94,8 @@ def one(kind: str, minutes: float, live: bool) -> dict[str, Any]:
                 for clip in spool.pending():
                     spool.done(clip)
 
+            if live:
+                os.kill(os.getpid(), signal.SIGSTOP)
             start_s, start_wall = time.process_time(), time.monotonic()
             recorded = record(Camera(), spool, wish, stop=Stop(), clock=SystemClock(), on_clip=clip_done)  # type: ignore[arg-type]
             cpu_s, wall_s = time.process_time() - start_s, time.monotonic() - start_wall
@@ -106,27 +110,28 @@ def one(kind: str, minutes: float, live: bool) -> dict[str, Any]:
 
 
 def limited(argv: list[str]) -> str:
-    """Run a command that gets a tenth of a core: stopped while it has used more than its share. Return what it printed."""
+    """Run a command that gets a tenth of a core from its first stop on: stopped while it has used more. Return its output."""
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    tick = os.sysconf("SC_CLK_TCK")
-    start: tuple[float, float] | None = None
-    while process.poll() is None:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        used_s, now_s = (int(fields[11]) + int(fields[12])) / tick, time.monotonic()
-        if start is None:
-            if used_s > 4 or (Path(f"/proc/{process.pid}/status").exists() and _is_filming(process.pid)):
-                start = used_s, now_s
-        elif used_s - start[0] > PI_SHARE * (now_s - start[1]):
-            process.send_signal(signal.SIGSTOP)
-            time.sleep(0.05)
-            process.send_signal(signal.SIGCONT)
-        time.sleep(0.02)
     assert process.stdout is not None
+    os.waitpid(process.pid, os.WUNTRACED)  # it stops itself when it is ready to film
+    start_s, start = _cpu_s(process.pid), time.monotonic()
+    process.send_signal(signal.SIGCONT)
+    while process.poll() is None:
+        excess_s = (_cpu_s(process.pid) - start_s) - PI_SHARE * (time.monotonic() - start)
+        if excess_s > 0:
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(excess_s / PI_SHARE)
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
     return process.stdout.read()
 
 
-def _is_filming(pid: int) -> bool:
-    return any("bench" in name for name in os.listdir(f"/proc/{pid}/cwd") if name == "bench-is-filming")
+def _cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process, of all its threads, to the microsecond (schedstat); 0 when it is gone."""
+    try:
+        return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
 
 
 def main() -> None:
@@ -134,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--live", type=float, metavar="S", help="film so many seconds by the clock, limited to a tenth of a core")
+    parser.add_argument("--live", type=float, metavar="S", help="film so many seconds by the clock, on a tenth of a core")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -148,8 +153,8 @@ def main() -> None:
             rows.append(json.loads(limited(argv)))
         else:
             rows.append(json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout))
-    print("| kind | size | frames | CPU ms a frame | fps of a Pi core | MB an hour | bar | gaps listed / lost | RSS MB, growth |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ("kind", "size", "frames", "CPU ms a frame", "fps of a Pi core", "MB an hour", "bar", "gaps listed / lost")
+    print(f"| {' | '.join(columns)} | RSS MB, growth |\n{'|---' * (len(columns) + 1)}|")
     for row in rows:
         live = "" if row["live_fps"] is None else f", live {row['live_fps']:.2f} fps at {row['cpu_share']:.1%} of a core"
         print(
