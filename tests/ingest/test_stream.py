@@ -1,4 +1,4 @@
-"""Streams without a server: times tied to this machine's clock, packets without times, readers that hang, cameras that break."""
+"""Streams without a server: times tied to this machine's clock, packets without times, hanging readers, broken cameras."""
 
 from __future__ import annotations
 
@@ -208,9 +208,8 @@ class Played:
 
 def played(*, start: int = 0, n_frames: int = 20, arrival_ns: int = 0, **changes: StreamPacket) -> Connection:
     """Return a connection that plays frames [start, start + n_frames) of a film."""
-    packets = [
-        StreamPacket(data, pts, dts, is_keyframe, arrival_ns + pts) for data, pts, dts, is_keyframe in h264(40)[start:][:n_frames]
-    ]
+    film = h264(40)[start:][:n_frames]
+    packets = [StreamPacket(data, pts, dts, is_keyframe, arrival_ns + pts) for data, pts, dts, is_keyframe in film]
     for place, other in changes.items():
         packets[int(place[1:])] = other
     return Connection(Played(packets), FORMAT)  # type: ignore[arg-type]
