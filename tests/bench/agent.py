@@ -1,12 +1,12 @@
 """What a camera host costs: memory, CPU, bytes written and log lines of a real agent over real RTSP streams. Prints tables.
 
-Usage: python tests/bench/agent.py [--cameras 1 2] [--seconds 60] [--live 1280x720@15] [--model BUNDLE_DIR]
+Usage: python tests/bench/agent.py [--cameras 1 2] [--seconds 60] [--film highway_traffic_720p.mp4] [--model BUNDLE_DIR]
 
-GStreamer's RTSP server (see tests/ingest/rtsp_rig.py) films a test picture whose corner never rests, so the motion trigger is
-always on and everything is recorded, passed through without transcoding, uploaded into a folder and deleted. Memory is the
-proportional set size (/proc/PID/smaps_rollup), its highest of a sample every two seconds; of children that come and go, what
-was alive. Bar: recorder, trigger and watchdog together below 120 MB a camera. Without --model the recipe gesture_gru with random
-weights is exported for the second table. CPU time is user + system of /proc/PID/stat.
+GStreamer's RTSP server (see tests/ingest/rtsp_rig.py) plays a film of ../shared/data again and again, at its own speed; on
+the default one there is always traffic, so the motion trigger is on and everything is recorded, passed through without
+transcoding, uploaded into a folder and deleted. Memory is the proportional set size (/proc/PID/smaps_rollup), the highest of
+a sample every two seconds. Bar: recorder, trigger and watchdog together below 120 MB a camera. Without --model the recipe
+gesture_gru with random weights is exported for the second table. CPU time is user + system of /proc/PID/stat.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.ingest.rtsp_rig import Rtsp, serving  # noqa: E402
 
+DATA = ROOT.parent / "shared" / "data" / "videos"
 BAR_MB = 120
 WARM_UP_S = 8.0
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -87,6 +88,25 @@ def processes(agent: int) -> Iterator[tuple[int, str]]:
                 yield int(child), f"recorder {words[words.index('--camera-table') + 1]}"
             elif "upload" in words:
                 yield int(child), "uploader"
+
+
+def loop(film: Path, target: Path, seconds: float) -> Path:
+    """Write a film that is another again and again, packet by packet, of at least so many seconds."""
+    import av
+
+    with av.open(str(film)) as source, av.open(str(target), "w") as out:
+        stream = source.streams.video[0]
+        packets = [packet for packet in source.demux(stream) if packet.size and packet.pts is not None]
+        made = out.add_stream_from_template(stream)
+        start = min(packet.dts for packet in packets)
+        length = max(packet.pts + (packet.duration or 0) for packet in packets) - min(packet.pts for packet in packets)
+        for turn in range(int(seconds / float(length * stream.time_base)) + 1):
+            for packet in packets:
+                copy = av.Packet(bytes(packet))
+                copy.time_base, copy.is_keyframe, copy.stream = stream.time_base, packet.is_keyframe, made
+                copy.pts, copy.dts = packet.pts - start + turn * length, packet.dts - start + turn * length
+                out.mux(copy)
+    return target
 
 
 def make_model(folder: Path) -> Path:
@@ -154,12 +174,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cameras", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--live", default="1280x720@15")
+    parser.add_argument("--film", default="highway_traffic_720p.mp4")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--label", default="first", help="of the model")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as scratch:
-        servers = [stack.enter_context(serving("--live", arguments.live)) for _ in range(max(arguments.cameras))]
+        film = loop(DATA / arguments.film, Path(scratch) / "film.mp4", arguments.seconds + 60)
+        servers = [stack.enter_context(serving("--file", str(film))) for _ in range(max(arguments.cameras))]
         for n_cameras in arguments.cameras:
             show("motion trigger", measure(servers[:n_cameras], arguments.seconds, '{kind = "motion"}'), n_cameras)
         model = arguments.model or make_model(Path(scratch) / "bundle")
