@@ -1,5 +1,6 @@
 """What `Spool(folder)` does first: finish what a crash interrupted, and make database and files agree. The files are right.
 
+0. What was begun under a temporary name goes.
 1. Quarantine and giving up go on where a reason, or an entry in the ledger, says that they had begun.
 2. Each clip file with a sidecar gets its row; a sidecar that cannot be read is put aside with its clip; one that came
    before its clip is removed (whoever was adopting it has the clip still).
@@ -14,6 +15,7 @@ The caller holds the lock `change`. Nothing here may fail halfway in a way that 
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,15 +32,14 @@ if TYPE_CHECKING:
     from ingest.spool import Spool
 
 _log = Log("ingest.spool")
+_BEGUN = re.compile(r"\.tmp-(?P<pid>\d+)-[0-9a-f]{12}")  # a temporary name of `durable`
 DIED = "the recorder died before there was a clip"
 DATABASE_LOST = "the spool's database was lost: this number was delivered, or no clip came of it"
 
 
 def repair(spool: Spool, database: SpoolDatabase) -> None:
     """Do all of it."""
-    for folder in (spool.clips, spool.quarantined):
-        for path in folder.glob(".tmp-*"):
-            durable.remove(path)
+    _litter(spool)
     _finish_quarantine(spool, database)
     given_up = {(entry.clip_id, entry.seq) for entry in spool.ledger.entries() if entry.kind == "evicted"}
     found = [sidecar for path in sorted(spool.clips.glob("[!.]*.json")) if (sidecar := _sound(spool, database, path, given_up))]
@@ -50,6 +51,17 @@ def repair(spool: Spool, database: SpoolDatabase) -> None:
     _lost(spool, database)
     _numbers(spool, database)
     _abandoned(spool, database)
+
+
+def _litter(spool: Spool) -> None:
+    """Remove what `durable` had begun when a process died; in `recording/`, where others write without the lock, only then."""
+    for pattern in ("clips/.tmp-*", "quarantine/.tmp-*", "ledger/*/.tmp-*", "sequence/*/.tmp-*"):
+        for path in spool.folder.glob(pattern):
+            durable.remove(path)
+    for path in spool.recording.iterdir():
+        match = _BEGUN.fullmatch(path.name)
+        if match and not Path(f"/proc/{match['pid']}").exists():
+            durable.remove(path)
 
 
 def _finish_quarantine(spool: Spool, database: SpoolDatabase) -> None:

@@ -4,8 +4,8 @@ Entries in the ledger, then rows, then clips, then sidecars. A crash after the e
 entered goes. A clip that is being sent stays where it is. What lies in quarantine cannot be sent and is in the ledger
 already: it goes first. The caller holds the lock `change`.
 
-A disk that others filled to the last byte would refuse the entry itself, so a spool with limits keeps a ballast of one MiB
-and drops it for as long as it is needed.
+A disk that is full to the last byte would refuse the entry itself, and the row of a clip that was delivered: nothing could
+go any more. So a spool keeps a ballast of one MiB and drops it for as long as it is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,16 @@ from ingest.spool_database import SpoolDatabase
 if TYPE_CHECKING:
     from ingest.spool import Spool
 
+DiskUsage = Callable[[Path], tuple[int, int]]
+_BALLAST = ".ballast"
 BALLAST_BYTES = 1 << 20  # entries, and the database's log of one change
 _log = Log("ingest.spool")
+
+
+def disk_usage(folder: Path) -> tuple[int, int]:
+    """Return (total, free) bytes of a folder's file system, free as an ordinary user may use it."""
+    usage = shutil.disk_usage(folder)
+    return usage.total, usage.free
 
 
 def excess_bytes(spool: Spool, database: SpoolDatabase, more_bytes: int, path: Path | None = None) -> int:
@@ -49,14 +58,18 @@ def excess_bytes(spool: Spool, database: SpoolDatabase, more_bytes: int, path: P
 def drop_ballast(spool: Spool) -> None:
     """Make the last MiB of a full disk free for what must be written."""
     if spool.disk(spool.folder)[1] < BALLAST_BYTES:
-        (spool.folder / ".ballast").unlink(missing_ok=True)
+        (spool.folder / _BALLAST).unlink(missing_ok=True)
 
 
 def take_ballast(spool: Spool) -> None:
-    """Keep one MiB for the day when the disk is full, if there is plenty now."""
-    path = spool.folder / ".ballast"
-    if spool.limits is not None and not path.exists() and spool.disk(spool.folder)[1] > 4 * BALLAST_BYTES:
-        durable.write(path, b"\0" * BALLAST_BYTES)
+    """Keep one MiB for the day when the disk is full, if there is plenty now; it is reserved, not written."""
+    path = spool.folder / _BALLAST
+    if not path.exists() and spool.disk(spool.folder)[1] >= 2 * BALLAST_BYTES:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.posix_fallocate(fd, 0, BALLAST_BYTES)
+        finally:
+            os.close(fd)
 
 
 def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[list[LedgerEntry], int]:
@@ -64,7 +77,6 @@ def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[lis
     short_bytes = excess_bytes(spool, database, more_bytes)
     if short_bytes == 0 or spool.limits is None or spool.limits.policy not in ("value", "oldest"):
         return [], short_bytes
-    drop_ballast(spool)
     for path in sorted(spool.quarantined.iterdir()):
         if short_bytes > 0 and not path.name.endswith(".reason.txt"):
             short_bytes -= _size(path)
@@ -87,7 +99,6 @@ def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[lis
             _log.warning("evicted", n_clips=len(victims), n_bytes=n_bytes, policy=spool.limits.policy)
         for victim in victims:
             spool.remove_files(victim.clip_id)
-    take_ballast(spool)
     return entries, max(0, short_bytes)
 
 

@@ -6,8 +6,8 @@
     for clip in spool.pending(): ...            # oldest first
         spool.done(clip)                        # the store has it: marked, then deleted
 
-Numbers have no holes: each that was reserved becomes a clip or an entry in the `ledger` with its reason (`forfeit`, or by
-itself for a recorder that died). Beyond `limits` the owner's policy gives clips up, each with its entry.
+Numbers have no holes: each becomes a clip or an entry in the `ledger` with its reason (`forfeit`, or by itself for a recorder
+that died). Beyond `limits` the owner's policy gives clips up, each with its entry.
 
 Layout: `clips/<clip_id>.json` (the sidecar, first) and `clips/<clip_id>.<container>`, `quarantine/` with a reason beside
 each clip that must not be sent, `recording/` for files that a recorder has not finished, `ledger/`, `sequence/` (how far
@@ -25,9 +25,8 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,17 +45,11 @@ from ingest.marks import Marks
 from ingest.policy import Candidate, SpoolLimits
 from ingest.policy import value as value_of
 from ingest.repair import repair
-from ingest.room import drop_ballast, excess_bytes, give_up, take_ballast
+from ingest.room import DiskUsage, disk_usage, drop_ballast, excess_bytes, give_up, take_ballast
 from ingest.spool_database import Open, SpoolDatabase
 
+_FULL_BYTES = 1 << 16  # less than SQLite needs to open
 _log = Log("ingest.spool")
-DiskUsage = Callable[[Path], tuple[int, int]]  # (total, free) bytes of the file system
-
-
-def disk_usage(folder: Path) -> tuple[int, int]:
-    """Return (total, free) bytes of a folder's file system, free as an ordinary user may use it."""
-    usage = shutil.disk_usage(folder)
-    return usage.total, usage.free
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +199,7 @@ class Spool:
         """
         if self.limits is None:
             return []
-        with self._changing() as database:
+        with self._changing(frees=True) as database:
             entries, short_bytes = give_up(self, database, n_bytes)
         if short_bytes:
             raise DeviceError(
@@ -262,16 +255,15 @@ class Spool:
         finally:
             os.close(fd)
 
-    def done(self, clip: SpooledClip) -> None:
-        """Mark a clip as delivered, then delete its files."""
-        with self._changing() as database:
-            database.commit([database.mark(clip.sidecar.clip_id, "done")])
-            durable.remove(clip.path)
-            durable.remove(self.clips / f"{clip.sidecar.clip_id}.json")
+    def done(self, *clips: SpooledClip) -> None:
+        """Mark clips as delivered, then delete their files; several at once cost hardly more than one."""
+        with self._changing(frees=True) as database:
+            database.commit([database.mark(clip.sidecar.clip_id, "done") for clip in clips])
+            durable.remove_all(path for clip in clips for path in (clip.path, self.clips / f"{clip.sidecar.clip_id}.json"))
 
     def quarantine(self, clip: SpooledClip, reason: str) -> Path:
         """Put a clip aside that must not be sent, with the reason beside it, and return where it lies now."""
-        with self._changing() as database:
+        with self._changing(frees=True) as database:
             self.set_aside(database, clip.sidecar.clip_id, reason, clip.sidecar)
         return self.quarantined / clip.path.name
 
@@ -284,7 +276,7 @@ class Spool:
 
     def ledger_delivered(self, page: SealedPage) -> None:
         """Mark a page that the store has."""
-        with self._changing():
+        with self._changing(frees=True):
             self.ledger.delivered(page)
 
     @contextlib.contextmanager
@@ -321,12 +313,16 @@ class Spool:
         )  # fmt: skip
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[SpoolDatabase]:
+    def _changing(self, *, frees: bool = False) -> Iterator[SpoolDatabase]:
+        """Change something under the lock; what frees space may use the ballast."""
         with _explained(self.folder), self.locked("change", wait=True):
             if not self.database.is_current():  # deleted or replaced under us
                 self.database.close()
                 self.database = self._opened()
+            if frees:
+                drop_ballast(self)
             yield self.database
+            take_ballast(self)
 
     def _opened(self) -> SpoolDatabase:
         database = SpoolDatabase(self.folder / "spool.sqlite", self._clock)
@@ -389,6 +385,9 @@ def _explained(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.DatabaseError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         full = "full" in reason or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+        with contextlib.suppress(OSError):  # SQLite calls a full disk an I/O error, now and then
+            if not full and disk_usage(folder)[1] < _FULL_BYTES:
+                full, reason = True, f"{os.strerror(errno.ENOSPC)} ({reason})"
         remedy = "free space on it, or `camloop upload` what waits" if full else "check the disk and its rights"
         raise DeviceError(f"spool {folder}: {reason}; {remedy}") from error
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -196,7 +197,9 @@ def check(folder: Path, store: SteppedStore, acked: list[str]) -> Audit:
     lost = set(acked) - set(clips) - explained
     assert not lost, f"acknowledged clips lost: {lost}"
     with Spool(folder) as spool:
-        assert spool.pending() == [] and not any(spool.recording.iterdir())
+        ours = re.compile(rf"\.tmp-{os.getpid()}-[0-9a-f]{{12}}")  # begun by this process: they stay as long as it lives
+        assert all(ours.fullmatch(path.name) for path in spool.recording.iterdir())
+        assert spool.pending() == []
         assert [path.name for path in spool.clips.iterdir()] == []
     found = audit(delivered_in(store), pages_in(store))
     assert found.n_missing == 0 and not any(row.duplicates for row in found.rows), found

@@ -167,9 +167,9 @@ class TestRoom:
             assert len(spool.make_room()) == 2
 
     def test_ballast(self, tmp_path: Path) -> None:
-        """A spool with limits keeps a MiB for its own entries and gives it back when the disk is full."""
+        """A spool keeps a MiB for its own rows and entries, and gives it back when the disk is full."""
         state = {"free": 10**9}
-        with Spool(tmp_path / "spool", limits=limits(), disk=lambda folder: (10**12, state["free"])) as spool:
+        with Spool(tmp_path / "spool", limits=limits(), disk=lambda folder: (10**12, state["free"])):
             ballast = tmp_path / "spool" / ".ballast"
             assert ballast.stat().st_size == BALLAST_BYTES
         state["free"] = 5000

@@ -140,6 +140,20 @@ class TestDeadRecorders:
             assert [(entry.seq, entry.kind) for entry in entries(spool)] == [(0, "forfeited")]
 
 
+def test_what_a_crash_had_begun(tmp_path: Path) -> None:
+    """Temporary files of a dead process go at the next start, those of a live one stay."""
+    with Spool(tmp_path / "spool") as spool:
+        folders = [spool.clips, spool.quarantined, *(spool.folder / name / "boot" for name in ("ledger", "sequence"))]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".tmp-4194305-0123456789ab").write_bytes(b"half")
+        for pid in (4_194_305, os.getpid()):  # above any pid that Linux gives
+            (spool.recording / f".tmp-{pid}-0123456789ab").write_bytes(b"half")
+    with Spool(tmp_path / "spool") as spool:
+        assert not any(path.name.startswith(".tmp") for folder in folders for path in folder.iterdir())
+        assert [path.name for path in spool.recording.iterdir()] == [f".tmp-{os.getpid()}-0123456789ab"]
+
+
 class TestLostDatabase:
     def lose(self, folder: Path) -> None:
         """Delete the database."""
