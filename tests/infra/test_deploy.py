@@ -96,7 +96,10 @@ class Host:
 def _session(server: Ministack, policy: Mapping[str, Any]) -> Mapping[str, str]:
     statement = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
     trust = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    role = server.client("iam").create_role(RoleName=f"host-{keys.new_id()[:8]}", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    name, iam = f"host-{keys.new_id()[:8]}", server.client("iam")
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    iam.put_role_policy(RoleName=name, PolicyName="all", PolicyDocument=json.dumps(everything))
     answer = server.client("sts").assume_role(RoleArn=role, RoleSessionName="cam1", Policy=json.dumps(policy))
     credentials: Mapping[str, str] = answer["Credentials"]
     return credentials
