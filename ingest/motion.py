@@ -15,7 +15,7 @@ Per picture, in numpy only:
    Blocks that touch, corners too, are one thing. `share` is the largest thing's share of the picture that is not masked.
 5. **Score** = share / (share + least_share): 0 nothing, .5 exactly the least size, 1 everything.
 6. **Shadow and light.** When picture and background correlate by more than `SAME` within the thing, the same things stand
-   there in another light: no motion.
+   there in another light: no motion. (A patch of sun with a hard edge across a flat wall does look like a thing.)
 7. **Duration.** It is motion when the score has been .5 or more for `least_duration_s`, holes up to `HOLE_S` forgiven: an
    insect in front of the infrared lamp is large, and gone (frigate#14818).
 8. **Sudden light.** When more than `SUDDEN_SHARE` of the picture differs at once, or more than `JUMP_SHARE` of it got
