@@ -265,6 +265,7 @@ class SpoolDatabase:
         database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         database.create_function("row_crc", -1, _row_crc, deterministic=True)
         try:
+            database.execute("PRAGMA page_size = 1024")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
             ((verdict,), *_) = database.execute("PRAGMA integrity_check(1)").fetchall()

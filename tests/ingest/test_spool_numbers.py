@@ -21,7 +21,7 @@ from infra.records import Sidecar
 from infra.sequence import Audit, LedgerEntry, LedgerPage, audit, numbered
 from ingest.marks import STRIDE
 from ingest.repair import DATABASE_LOST, DIED
-from ingest.spool import Spool
+from ingest.spool import Spool, is_intact
 from tests.faults.disk import CountingDisk, PowerCut
 
 COUNT = int(os.environ.get("CAMLOOP_TEST_COUNT", "1"))
@@ -308,6 +308,21 @@ class TestRot:
             told = {(entry.seq, entry.kind) for entry in entries(again)}
             assert told == {(0, "quarantined"), (1, "lost"), (2, "quarantined")}
             assert judged(again, []).n_missing == 0
+
+    def test_every_flipped_bit_is_caught(self, spool: Spool, make_clip: MakeClip) -> None:
+        """A clip in the spool with any one bit flipped, cut short or grown is not intact."""
+        film(spool, make_clip, 1)
+        (clip,) = spool.pending()
+        good, rng = clip.path.read_bytes(), random.Random(7)
+        assert is_intact(clip)
+        for _ in range(50 * COUNT):
+            at = rng.randrange(len(good))
+            clip.path.write_bytes(good[:at] + bytes([good[at] ^ (1 << rng.randrange(8))]) + good[at + 1 :])
+            assert not is_intact(clip)
+        for damaged in (good[:-1], good + b"x", b""):
+            clip.path.write_bytes(damaged)
+            assert not is_intact(clip)
+        print(f"{50 * COUNT} flipped bits")
 
     def test_a_second_agent(self, spool: Spool) -> None:
         """A second recorder of the same camera on the same spool is one line."""
