@@ -69,6 +69,10 @@ class Relay:
                 if not verify_tls:
                     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 camera = context.wrap_socket(camera, server_hostname=address.host)
+        except ssl.SSLCertVerificationError as error:
+            remedy = "let this machine trust it, or set options = {verify_tls = false} in a network of your own"
+            reason = f"certificate verify failed ({error.verify_message})"
+            raise DeviceError(f"camera {address.shown}: {reason}; {remedy}") from error
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             raise DeviceError(f"camera {address.shown}: {reason}; is it on, are address and port right?") from error
@@ -105,8 +109,10 @@ class Relay:
                         heard_s = time.monotonic()
                 if self._camera in ready:
                     data = self._received()
+                    if data is None:
+                        continue
                     if not data:
-                        self.problem = "the camera ended the connection"
+                        self.problem = None if self._cut.is_set() else "the camera ended the connection"
                         return
                     heard_s = time.monotonic()
                     self._check(data)
@@ -117,11 +123,20 @@ class Relay:
                     self.problem = f"nothing came for {self._stall_s:g} s"
                     return
 
-    def _received(self) -> bytes:
-        data = self._camera.recv(_PIECE_BYTES)
-        while isinstance(self._camera, ssl.SSLSocket) and self._camera.pending():
-            data += self._camera.recv(_PIECE_BYTES)
-        return data
+    def _received(self) -> bytes | None:
+        """Return what came, empty at the end of the connection, None when it was only a matter of TLS itself."""
+        if not isinstance(self._camera, ssl.SSLSocket):
+            return self._camera.recv(_PIECE_BYTES)
+        self._camera.settimeout(0)
+        try:
+            data = self._camera.recv(_PIECE_BYTES)
+            while self._camera.pending():
+                data += self._camera.recv(_PIECE_BYTES)
+            return data
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        finally:
+            self._camera.settimeout(self._stall_s)
 
     def _check(self, data: bytes) -> None:
         """Look at the answers until media flow: from then on FFmpeg follows nothing."""

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from infra.picture import Rgb
 
 OPEN_S: Final = 15.0  # FFmpeg looks at a stream for 0.5 to 2 s; a keyframe may be 10 s away
-STALL_S: Final = 5.0
-REOPEN_S: Final = 10.0
+STALL_S: Final = 4.0
+REOPEN_S: Final = 2.0  # with STALL_S less than the 8 s after which the agent's watchdog kills: the segment is finished first
 PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _RTSP: Final = {
     "rtsp_transport": "tcp", "protocol_whitelist": "rtsp,tcp,rtp", "analyzeduration": "500000", "max_delay": "500000",

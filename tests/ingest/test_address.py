@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import av
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from infra.errors import CamloopError, DeviceError, UsageError
 from ingest.address import networks, resolve
@@ -69,14 +76,15 @@ def catcher() -> Iterator[Catcher]:
 
 
 @contextmanager
-def answering(answers: list[bytes], address: str = "127.0.0.2") -> Iterator[int]:
+def answering(answers: list[bytes], *, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Run an RTSP server that answers requests by `answers`, one after the other (`{}` is the request's number)."""
-    with socket.create_server((address, 0)) as listener:
+    with socket.create_server(("127.0.0.2", 0)) as listener:
 
         def serve() -> None:
-            with suppress(OSError, ValueError):
-                while True:
+            while listener.fileno() >= 0:
+                with suppress(OSError, ValueError):
                     guest, _ = listener.accept()
+                    guest = guest if tls is None else tls.wrap_socket(guest, server_side=True)
                     for answer in answers:
                         asked = guest.recv(65536)
                         number = asked.partition(b"CSeq: ")[2].partition(b"\r\n")[0]
@@ -185,6 +193,31 @@ def test_servers_that_are_none(answers: list[bytes], message: str) -> None:
     with answering(answers) as port, pytest.raises(DeviceError, match=message) as found:
         open_rtsp(f"rtsp://127.0.0.2:{port}/x", camera_id="yard", allow=["127.0.0.2"], stall_s=0.5)
     assert "\n" not in str(found.value)
+
+
+def test_tls(tmp_path: Path) -> None:
+    """An rtsps camera must show a certificate that this machine trusts, unless somebody said otherwise."""
+    with answering([OPTIONS, REDIRECT], tls=self_signed(tmp_path)) as port:
+        url = f"rtsps://127.0.0.2:{port}/x"
+        with pytest.raises(DeviceError, match=r"certificate verify failed.*verify_tls"):
+            open_rtsp(url, camera_id="yard", allow=["127.0.0.2"], stall_s=2)
+        with pytest.raises(DeviceError, match="would lead elsewhere"):
+            open_rtsp(url, camera_id="yard", allow=["127.0.0.2"], stall_s=2, verify_tls=False)
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """Return what a camera with a certificate of its own making shows."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera")])
+    day = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    signed = made.not_valid_before(day).not_valid_after(day.replace(year=2100)).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "camera.pem").write_bytes(secret + signed.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "camera.pem")
+    return context
 
 
 def test_names() -> None:
