@@ -108,6 +108,8 @@ class Agent:
     def _uploader(self, command: Sequence[str]) -> Child:
         watch = Watch(clock=self._clock, stall_s=None, longest_pause_s=60.0)
         argv = [*command, "upload", str(self._config.spool), "--watch", "--quiet"]
+        for folder in self._config.outbox:
+            argv += ["--outbox", str(folder)]
         return Child(name=UPLOADER, argv=argv, watch=watch, lines_per_minute=self._config.log_lines_per_minute)
 
     def _today(self) -> str:

@@ -51,17 +51,17 @@ def _upload(arguments: argparse.Namespace, context: Context) -> int:
     settings = read_table(UploadSettings, table, context.settings.where("upload"))
     if arguments.tries is not None:
         settings = dataclasses.replace(settings, tries=arguments.tries)
-    member = context.settings if arguments.store else as_member(context.settings)
+    member = context.settings if context.store_url else as_member(context.settings)
     host_id = member.host_id
     with Spool(arguments.spool, context.clock, host_id=host_id, sign=signer(member)) as spool:
-        n_adopted = sum(spool.adopt_outbox(folder) for folder in arguments.outbox)
+        n_adopted = sum(spool.adopt_outbox(folder) for folder in arguments.outbox if folder.is_dir())
         store: Destination | None = _stick(arguments.to) if arguments.to else None
-        if store is None and not arguments.store:
+        if store is None and not context.store_url:
             store = destination(member, context.clock)
         if store is None:
             store = context.store
         if arguments.watch:
-            return _watch(spool, store, settings, host_id, context.clock)
+            return _watch(spool, store, settings, host_id, context.clock, arguments.outbox)
         retry = Retry(max_tries=1 if arguments.to else settings.tries, clock=context.clock)
         with context.out.progress(spool.counts().get("pending", 0), "uploading") as task:
             result = deliver(
@@ -79,7 +79,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--watch with --to: a stick is filled once; leave one of them out")
     if arguments.free and not arguments.to:
         raise UsageError("--free goes with --to DIR: what a store holds is deleted here anyway, after it was proven")
-    for folder in (*arguments.outbox, *(() if arguments.outbox or arguments.watch else (arguments.spool,))):
+    for folder in () if arguments.watch else arguments.outbox or (arguments.spool,):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; `camloop record` makes a spool, `camloop run --outbox` an outbox")
 
@@ -100,18 +100,21 @@ def _stick(folder: Path) -> Destination:
     return DirStore(folder)
 
 
-def _watch(spool: Spool, store: Destination, settings: UploadSettings, host_id: str, clock: Clock) -> int:
+def _watch(spool: Spool, store: Destination, settings: UploadSettings, host_id: str, clock: Clock, outboxes: list[Path]) -> int:
     stop, next_ns = threading.Event(), clock.mono_ns()
 
-    def look_for_wishes() -> None:
+    def now_and_then() -> None:
         nonlocal next_ns
+        for folder in outboxes:
+            if folder.is_dir():  # `camloop run` makes it when it has something
+                spool.adopt_outbox(folder)
         if clock.mono_ns() >= next_ns:
             next_ns = clock.mono_ns() + WISHES_EVERY_NS
             pull_quietly(store, spool.folder, clock)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    watch(spool, store, settings=settings, host_id=host_id, stop=stop, between=look_for_wishes)
+    watch(spool, store, settings=settings, host_id=host_id, stop=stop, between=now_and_then)
     if threading.active_count() > 1:  # a request that hangs may be cut: every order of writes is made for that
         os._exit(0)
     return 0

@@ -138,6 +138,7 @@ class AgentConfig:
         hot_c: degrees Celsius from which the temperature is told as a warning.
         log_lines_per_minute: what one child may write into the log; the rest is counted.
         upload: whether the agent runs an uploader.
+        outbox: folders where `camloop run --outbox` leaves what its model was unsure about; they go up too.
         latitude, longitude: where the host stands, in degrees, for triggers that follow the sun.
     """
 
@@ -151,6 +152,7 @@ class AgentConfig:
     hot_c: float = 80.0
     log_lines_per_minute: int = 20
     upload: bool = True
+    outbox: tuple[Path, ...] = ()
     latitude: float | None = None
     longitude: float | None = None
 

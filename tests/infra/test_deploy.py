@@ -305,4 +305,4 @@ class TestGuides:
         """The commands to try by hand work; every unit that the guide installs exists."""
         runs_as_written("pi.md", tmp_path)
         units = {name for block in blocks("pi.md", "bash") for name in re.findall(r"infra/deploy/systemd/[\w.-]+", block)}
-        assert len(units) == 3 and all((ROOT / name).is_file() for name in units)
+        assert len(units) == 2 and all((ROOT / name).is_file() for name in units)
