@@ -11,9 +11,11 @@ it might still succeed (the kernel may have dropped the pages: RELIABILITY.md ro
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -195,6 +197,17 @@ def remove(path: Path) -> None:
     except FileNotFoundError:
         return
     disk.fsync(path.parent)
+
+
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files and make the removals safe, with one fsync for each directory; fine if some are gone already."""
+    parents = set()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(path)
+            parents.add(path.parent)
+    for parent in sorted(parents):
+        disk.fsync(parent)
 
 
 def point(link: Path, points_to: str) -> None:

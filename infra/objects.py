@@ -58,6 +58,7 @@ class ResumeLog:
     """How a file is sent so that a cut costs little: where the note of its upload lies, how big its parts are.
 
     `on_bytes(n)` is called before n bytes of the body go out: it may wait (a rate limit), count, or raise to stop.
+    `on_stored(n)` is called when the store has acknowledged n bytes of a part, or of a file that went in one piece.
 
     Raises:
         UsageError: parts smaller than S3 takes.
@@ -66,6 +67,7 @@ class ResumeLog:
     path: Path
     part_bytes: int = MIN_PART_BYTES
     on_bytes: Callable[[int], None] | None = None
+    on_stored: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         if self.part_bytes < MIN_PART_BYTES:
@@ -85,6 +87,11 @@ class ResumeLog:
     def clear(self) -> None:
         """Forget it: it was completed, or it is gone."""
         durable.remove(self.path)
+
+    def stored(self, n_bytes: int) -> None:
+        """Tell that n bytes arrived."""
+        if self.on_stored is not None:
+            self.on_stored(n_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ MAX_PARTS = 10_000  # S3's limit
 TOKEN = "camloop-put"
 PART_SIZE = "camloop-part-bytes"
 GONE = frozenset({"NoSuchUpload", "404"})
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 18
 _log = Log("infra.s3")
 
 
@@ -52,7 +52,7 @@ class Body:
     """
 
     def __init__(self, path: Path, start: int, n_bytes: int, sha256: str, on_bytes: Callable[[int], None] | None) -> None:
-        self._file: IO[bytes] = path.open("rb")
+        self._file: IO[bytes] = path.open("rb", buffering=0)
         self._start, self._n_bytes, self._at = start, n_bytes, 0
         self.sha256 = sha256
         self._on_bytes = on_bytes
@@ -128,19 +128,18 @@ def part_bytes_for(n_bytes: int, wanted: int) -> int:
     return made
 
 
-def digests(path: Path, part_bytes: int) -> Digests:
-    """Read a file once and hash it and its parts."""
+def digests(path: Path, part_bytes: int, *, md5: bool = True) -> Digests:
+    """Read a file once and hash it and its parts; without `md5` its MD5 digests are empty."""
     whole, whole_md5, start = hashlib.sha256(), hashlib.md5(), 0
     parts: list[Part] = []
-    with path.open("rb") as file:
+    piece = memoryview(bytearray(_PIECE_BYTES))
+    with path.open("rb", buffering=0) as file:
         while True:
             part, part_md5, n_bytes = hashlib.sha256(), hashlib.md5(), 0
-            while piece := file.read(min(_PIECE_BYTES, part_bytes - n_bytes)):
-                whole.update(piece)
-                whole_md5.update(piece)
-                part.update(piece)
-                part_md5.update(piece)
-                n_bytes += len(piece)
+            while n_bytes < part_bytes and (n_read := file.readinto(piece[: part_bytes - n_bytes])):
+                n_bytes += n_read
+                for digest in (whole, part, whole_md5, part_md5) if md5 else (whole, part):
+                    digest.update(piece[:n_read])
             if n_bytes:
                 parts.append(Part(len(parts) + 1, start, n_bytes, part.hexdigest(), part_md5.digest()))
                 start += n_bytes
@@ -250,10 +249,9 @@ class Parts:
 
     def _finish(self, note: UploadNote, path: Path, found: Digests, there: dict[int, str], resume: ResumeLog | None) -> Stat:
         listed: list[dict[str, Any]] = []
-        on_bytes = None if resume is None else resume.on_bytes
         for part in found.parts:
             checksum = {"ChecksumSHA256": b64(bytes.fromhex(part.sha256))} if self.checks_sha256 else {}
-            etag = there.get(part.number) or self._send(note, path, part, checksum, on_bytes)
+            etag = there.get(part.number) or self._send(note, path, part, checksum, resume)
             listed.append({"ETag": etag, "PartNumber": part.number, **checksum})
 
         def complete() -> Any:
@@ -276,14 +274,23 @@ class Parts:
             resume.clear()
         return made
 
-    def _send(
-        self, note: UploadNote, path: Path, part: Part, checksum: dict[str, str], on_bytes: Callable[[int], None] | None
-    ) -> str:
+    def proof(self, key: str, found: Digests) -> str:
+        """Look at what the store keeps as the digest of an object in parts: by what it was proven, empty if by nothing."""
+        with self.explained(key):
+            kept = self.client.head_object(**self.at(key), ChecksumMode="ENABLED")
+        if self.checks_sha256 and kept.get("ChecksumSHA256") == found.composite_sha256:
+            return "composite sha256"
+        return "composite md5" if kept["ETag"].strip('"') == found.composite_md5 else ""
+
+    def _send(self, note: UploadNote, path: Path, part: Part, checksum: dict[str, str], resume: ResumeLog | None) -> str:
         kind = {"ChecksumAlgorithm": "SHA256"} if checksum else {}
+        on_bytes = None if resume is None else resume.on_bytes
         with self.explained(note.key), Body(path, part.start, part.n_bytes, part.sha256, on_bytes) as body:
             answer = self.client.upload_part(
                 **self.at(note.key), UploadId=note.upload_id, PartNumber=part.number, Body=body, **kind, **checksum
             )
+        if resume is not None:
+            resume.stored(part.n_bytes)
         return str(answer["ETag"])
 
     def _forget(self, key: str, note: UploadNote | None, resume: ResumeLog | None) -> None:

@@ -132,7 +132,10 @@ class MemoryStore:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
             raise StoreError(f"{path}: its bytes do not hash to {sha256}; nothing was stored")
-        return self.put_if_absent(key, data)
+        made = self.put_if_absent(key, data)
+        if resume is not None:
+            resume.stored(len(data))
+        return made
 
     def put_if_match(self, key: str, data: bytes, etag: str) -> Stat:
         with self._lock:
@@ -268,6 +271,8 @@ class DirStore:
                 durable.create_copy(target, path, sha256)
             except ValueError as error:
                 raise StoreError(f"{path}: {error}; nothing was stored") from error
+            if resume is not None:
+                resume.stored(path.stat().st_size)
             return self._stat(key, target)
 
     @contextlib.contextmanager

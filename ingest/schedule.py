@@ -150,16 +150,21 @@ class Meter:
         self._since_ns = now_ns
 
     def begin(self) -> None:
-        """Something is under way."""
+        """A transfer is under way."""
         with self._lock:
             self._count()
             self._active += 1
 
-    def end(self, n_bytes: int) -> None:
-        """It ended, and the store has n bytes more than before."""
+    def end(self) -> None:
+        """It ended, well or not."""
         with self._lock:
             self._count()
             self._active -= 1
+
+    def stored(self, n_bytes: int) -> None:
+        """The store has n bytes more."""
+        with self._lock:
+            self._count()
             self._bytes += n_bytes
 
     def bytes_per_s(self) -> float | None:
@@ -170,27 +175,29 @@ class Meter:
 
 
 class Lanes:
-    """How many transfers at once: more while that brings at least `GAIN` more, fewer when it stops doing so.
+    """How many transfers at once: twice as many while that brings at least `GAIN`, back when it does not.
 
-    A window ends after a few finished transfers at one number of lanes; its rate is compared with the window before.
-    On a thin link one lane fills it, and a cut then costs one half part, not ten.
+    A window ends after some acknowledged puts at one number of lanes; its rate is compared with the one before. On a thin
+    link few lanes fill it, and a cut then costs a few half parts, not ten. What did not help is tried again, ever later.
     """
 
+    FIRST = 2
     GAIN = 1.12
-    RETRY_S = 60.0
-    FINISHED_PER_LANE = 2
+    WINDOW_S = 0.4  # at least
+    RETRY_S = 5.0
+    LONGEST_RETRY_S = 120.0
 
     def __init__(self, most: int, clock: Clock) -> None:
         self._most, self._clock = most, clock
-        self.n = 1
+        self.n = min(self.FIRST, most)
         self._best: tuple[int, float] | None = None  # lanes, bytes a second
         self._from_ns: int | None = None
-        self._finished, self._bytes = 0, 0
-        self._hold_until_ns = 0
+        self._stored, self._bytes = 0, 0
+        self._hold_until_ns, self._retry_s = 0, self.RETRY_S
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """A transfer starts: the window runs from the first one."""
+        """A transfer starts: a window runs from the first one."""
         with self._lock:
             if self._from_ns is None:
                 self._from_ns = self._clock.mono_ns()
@@ -198,23 +205,25 @@ class Lanes:
     def idle(self) -> None:
         """Nothing is left to send: the time until the next transfer is nobody's."""
         with self._lock:
-            self._from_ns, self._finished, self._bytes = None, 0, 0
+            self._from_ns, self._stored, self._bytes = None, 0, 0
 
-    def finished(self, n_bytes: int) -> None:
-        """A transfer was acknowledged; may change `n`."""
+    def stored(self, n_bytes: int) -> None:
+        """A clip or a part was acknowledged; may change `n`."""
         with self._lock:
-            self._finished, self._bytes = self._finished + 1, self._bytes + n_bytes
+            self._stored, self._bytes = self._stored + 1, self._bytes + n_bytes
             now_ns = self._clock.mono_ns()
-            if self._from_ns is None or self._finished < max(4, self.FINISHED_PER_LANE * self.n) or now_ns <= self._from_ns:
+            if self._from_ns is None or self._stored < max(4, 2 * self.n) or now_ns - self._from_ns < self.WINDOW_S * 1e9:
                 return
-            rate = self._bytes / (now_ns - self._from_ns) * 1e9
-            self._decide(rate, now_ns)
-            self._from_ns, self._finished, self._bytes = now_ns, 0, 0
+            self._decide(self._bytes / (now_ns - self._from_ns) * 1e9, now_ns)
+            self._from_ns, self._stored, self._bytes = now_ns, 0, 0
 
     def _decide(self, rate: float, now_ns: int) -> None:
-        if self._best is not None and self.n > self._best[0] and rate < self._best[1] * self.GAIN:
-            self.n, self._hold_until_ns = self._best[0], now_ns + round(self.RETRY_S * 1e9)  # it did not help: back
-            return
+        if self._best is not None and self.n > self._best[0]:
+            if rate < self._best[1] * self.GAIN:  # it did not help: back
+                self.n, self._hold_until_ns = self._best[0], now_ns + round(self._retry_s * 1e9)
+                self._retry_s = min(2 * self._retry_s, self.LONGEST_RETRY_S)
+                return
+            self._retry_s = self.RETRY_S
         self._best = (self.n, rate)
         if now_ns >= self._hold_until_ns:
             self.n = min(self._most, self.n * 2)
@@ -264,9 +273,9 @@ class Turns:
         """Put a clip back that may not go now: it is the next of the old ones."""
         self._old.appendleft(clip_id)
 
-    def put_last(self, clip_id: str) -> None:
-        """Put a clip back that could not be delivered: all others have a try before it."""
-        self._old.append(clip_id)
+    def put_last(self, clip_ids: Iterable[str]) -> None:
+        """Put clips back that could not be delivered: all others have a try before them."""
+        self._old.extend(clip_ids)
 
 
 class Allowance:

@@ -91,7 +91,7 @@ def deliver(clip: SpooledClip, store: Destination, retry: Retry, resume: ResumeL
     if sidecar.clip_id != keys.clip_id(sidecar.sha256):
         return f"its id {sidecar.clip_id} is not the start of its SHA-256 {sidecar.sha256}"
     key = keys.clip_key(sidecar.camera_id, sidecar.clip_id, sidecar.container)
-    document = sidecar.to_json()
+    document = clip.path.with_suffix(".json").read_bytes()
     _tell(resume, len(document))
     try:
         retry(lambda: store.put_if_absent(keys.sidecar_key(key), document), "sidecar")

@@ -21,21 +21,21 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from infra import durable, keys
+from infra import durable
 from infra.clock import Clock
 from infra.errors import ArtefactError, StoreError, StoreForbidden, StoreIncapable
 from infra.log import Log
 from infra.objects import Destination, ResumeLog, require
+from ingest.errands import Errands
 from ingest.schedule import Allowance, Lanes, Meter, RateLimit, Turns, UploadSettings
 from ingest.spool import Spool, SpooledClip
-from ingest.transfer import UPLOADS, Retry, deliver, deliver_document, resume_path
+from ingest.transfer import Retry, deliver, resume_path
 from ingest.uplink import Uplink, write_uplink
 
 POLL_S = 1.5
 DOCUMENTS_EVERY_S = 60.0
 UPLINK_EVERY_S = 60.0
 SWEEP_EVERY_S = 86_400.0
-ORPHAN_S = 86_400.0  # an upload in parts that nobody here remembers is given up after so long
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0  # between two passes while the store cannot be reached
 FAILURES_END_A_PASS = 2
 END_S = 2.0  # what was under way may hear of a stop so long; it is safe to cut
@@ -160,8 +160,7 @@ class Uploader:
         self, spool: Spool, store: Destination, settings: UploadSettings, *, retry: Retry | None = None, host_id: str = "host",
         keep: bool = False, on_clip: Callable[[SpooledClip], None] = lambda clip: None, stop: threading.Event | None = None,
     ) -> None:  # fmt: skip
-        self._spool, self._store, self._settings, self._host_id, self._on_clip = spool, store, settings, host_id, on_clip
-        self._keep = keep
+        self._spool, self._store, self._settings, self._keep, self._on_clip = spool, store, settings, keep, on_clip
         self._stop = stop or threading.Event()
         given = retry or Retry(max_tries=settings.tries)
         self._clock: Clock = given.clock
@@ -173,8 +172,12 @@ class Uploader:
         self._allowance = Allowance(settings.metered_bytes_per_day, self._today, _read_metered(self._metered_path))
         self._flights: dict[Future[str | None], _Flight] = {}
         self._pool = ThreadPoolExecutor(settings.connections, thread_name_prefix="upload")
+        self._clerk = ThreadPoolExecutor(1, thread_name_prefix="spool")  # tells the spool while the link works
+        self._spool_lock = threading.Lock()
+        self._delivered: list[SpooledClip] = []
+        self._settling: tuple[Future[None], list[SpooledClip]] | None = None
         self._tested = False
-        self._conflicts: set[str] = set()
+        self._errands = Errands(spool, store, self._retry, host_id, keep)
         self._due_ns: dict[str, int] = {}
         self._uplink = Uplink()
         self.result = Uploaded(n_clips=0, n_bytes=0, n_quarantined=0)
@@ -184,6 +187,7 @@ class Uploader:
         self._stop.set()
         wait(self._flights, timeout=END_S)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._clerk.shutdown(wait=True)
         for flight in self._flights.values():
             flight.held.close()
         self._remember(at_once=True)
@@ -191,8 +195,8 @@ class Uploader:
     def one_pass(self) -> None:
         """Deliver everything that waits and comes meanwhile; returns when nothing (more) may go now."""
         error: StoreError | None = None
-        failures = 0
-        self._turns.see(candidate.clip_id for candidate in self._spool.waiting())
+        failures, refused = 0, list[str]()
+        self._see()
         if self._closed_reason() is not None:
             self._remember()
             return
@@ -200,21 +204,26 @@ class Uploader:
         self._documents()
         while True:
             if self._is_due("poll", POLL_S):
-                self._turns.see(candidate.clip_id for candidate in self._spool.waiting())
+                self._see()
                 self._documents()
-            while failures < FAILURES_END_A_PASS and len(self._flights) < self._lanes.n and self._dispatch():
-                pass
+            if failures < FAILURES_END_A_PASS:
+                self._fill()
             if not self._flights:
                 break
-            for flight, outcome in self._landed(timeout_s=POLL_S):
+            for clip, outcome in self._landed(timeout_s=POLL_S):
                 if isinstance(outcome, StoreError):
                     error, failures = outcome, failures + 1
-                    self._turns.put_last(flight.clip.sidecar.clip_id)
+                    refused.append(clip.sidecar.clip_id)
+                elif outcome is not None:
+                    self._put_aside(clip, outcome)
                 else:
                     failures = 0
-                    self._settle(flight, outcome)
+                    self._delivered.append(clip)
+            self._settle()
             self._remember()
         self._lanes.idle()
+        self._settle(all_of_them=True)
+        self._turns.put_last(refused)
         if error is not None:
             raise error
 
@@ -258,26 +267,7 @@ class Uploader:
             self._tested = True
         if self._is_due("sweep", SWEEP_EVERY_S):
             with contextlib.suppress(StoreForbidden, StoreIncapable):  # the bucket's lifecycle rule does it then
-                self._sweep()
-
-    def _sweep(self) -> None:
-        waiting = {candidate.clip_id: candidate.camera_id for candidate in self._spool.waiting()}
-        remembered = set()
-        for path in sorted((self._spool.folder / UPLOADS).glob("*.json")):
-            log = ResumeLog(path)
-            note = log.load()
-            if path.stem in waiting and note is not None:
-                remembered.add(note.upload_id)
-                continue
-            if note is not None and note.url == self._store.url:
-                self._store.abandon(note.key, note.upload_id)
-            log.clear()
-        for camera_id in sorted({camera_id for camera_id in waiting.values() if camera_id}):
-            for found in self._store.unfinished(f"{keys.CLIPS}{camera_id}/"):
-                age_s = (self._clock.now_ns() - found.started_ns) / 1e9 + (self._store.clock_offset_s or 0.0)
-                if age_s > ORPHAN_S and found.upload_id not in remembered:
-                    _log.info("orphan_abandoned", key=found.key, upload_id=found.upload_id)
-                    self._store.abandon(found.key, found.upload_id)
+                self._errands.sweep()
 
     def _dispatch(self) -> bool:
         """Start the next transfer; False if none waits or none may go now."""
@@ -300,7 +290,7 @@ class Uploader:
             return True
         self._lanes.begin()
         self._meter.begin()
-        resume = ResumeLog(resume_path(self._spool.folder, clip_id), self._settings.part_bytes, self._on_bytes)
+        resume = ResumeLog(resume_path(self._spool.folder, clip_id), self._settings.part_bytes, self._on_bytes, self._on_stored)
         future = self._pool.submit(deliver, clip, self._store, self._retry, resume)
         self._flights[future] = _Flight(clip, held)
         self._keep_metered(under_way + clip.sidecar.n_bytes)
@@ -310,7 +300,8 @@ class Uploader:
         try:
             return self._spool.read(self._spool.clips / f"{clip_id}.json")
         except ArtefactError:
-            self._spool.pending(limit=1)  # sets a damaged sidecar aside, with its reason
+            with self._spool_lock:
+                self._spool.pending(limit=1)  # sets a damaged sidecar aside, with its reason
             return None
 
     def _on_bytes(self, n_bytes: int) -> None:
@@ -319,61 +310,76 @@ class Uploader:
         self._rate.take(n_bytes)
         self._allowance.add(n_bytes)
 
-    def _landed(self, timeout_s: float) -> Iterator[tuple[_Flight, str | StoreError | None]]:
+    def _on_stored(self, n_bytes: int) -> None:
+        self._meter.stored(n_bytes)
+        self._lanes.stored(n_bytes)
+
+    def _landed(self, timeout_s: float) -> Iterator[tuple[SpooledClip, str | StoreError | None]]:
         done, _ = wait(self._flights, timeout=timeout_s, return_when=FIRST_COMPLETED)
         for future in done:
             flight = self._flights.pop(future)
             flight.held.close()
             error = future.exception()
-            self._meter.end(0 if error else flight.clip.sidecar.n_bytes)
+            self._meter.end()
             if isinstance(error, Closed):
                 self._turns.give_back(flight.clip.sidecar.clip_id)
             elif isinstance(error, StoreError) and not isinstance(error, StoreIncapable):
-                yield flight, error
+                yield flight.clip, error
             else:
-                outcome = future.result()
-                self._lanes.finished(flight.clip.sidecar.n_bytes)
-                yield flight, outcome
+                yield flight.clip, future.result()
 
-    def _settle(self, flight: _Flight, reason: str | None) -> None:
-        sidecar, done = flight.clip.sidecar, self.result
-        if reason is None:
-            if not self._keep:
-                self._spool.done(flight.clip)
-            self.result = replace(done, n_clips=done.n_clips + 1, n_bytes=done.n_bytes + sidecar.n_bytes)
-            self._uplink = Uplink(
-                last_success_ns=self._clock.now_ns(), bytes_per_s=self._meter.bytes_per_s(),
-                clock_offset_s=self._store.clock_offset_s,
-            )  # fmt: skip
-            _log.info("delivered", clip_id=sidecar.clip_id, n_bytes=sidecar.n_bytes)
-        else:
-            self._spool.quarantine(flight.clip, reason)
-            self.result = replace(done, n_quarantined=done.n_quarantined + 1)
-        self._on_clip(flight.clip)
+    def _see(self) -> None:
+        with self._spool_lock:
+            waiting = self._spool.waiting()
+        self._turns.see(candidate.clip_id for candidate in waiting)
+
+    def _fill(self) -> None:
+        while len(self._flights) < self._lanes.n and self._dispatch():
+            pass
+
+    def _settle(self, *, all_of_them: bool = False) -> None:
+        """Tell the spool what the store has, many clips with one commit and beside the link: a card's fsyncs are slow."""
+        while self._delivered or self._settling is not None:
+            if self._settling is not None:
+                future, clips = self._settling
+                if not (all_of_them or future.done()):
+                    return
+                future.result()
+                self._settling = None
+                self._count(clips)
+            if self._delivered:
+                clips, self._delivered = self._delivered, []
+                self._settling = self._clerk.submit(self._forget, clips), clips
+                if not all_of_them:
+                    return
+
+    def _forget(self, clips: list[SpooledClip]) -> None:
+        if not self._keep:
+            with self._spool_lock:
+                self._spool.done(*clips)
+
+    def _count(self, clips: list[SpooledClip]) -> None:
+        for clip in clips:
+            done, n_bytes = self.result, clip.sidecar.n_bytes
+            self.result = replace(done, n_clips=done.n_clips + 1, n_bytes=done.n_bytes + n_bytes)
+            _log.info("delivered", clip_id=clip.sidecar.clip_id, n_bytes=n_bytes)
+            self._on_clip(clip)
+        self._uplink = Uplink(
+            last_success_ns=self._clock.now_ns(), bytes_per_s=self._meter.bytes_per_s(),
+            clock_offset_s=self._store.clock_offset_s,
+        )  # fmt: skip
+
+    def _put_aside(self, clip: SpooledClip, reason: str) -> None:
+        with self._spool_lock:
+            self._spool.quarantine(clip, reason)
+        self.result = replace(self.result, n_quarantined=self.result.n_quarantined + 1)
+        self._on_clip(clip)
 
     def _documents(self) -> None:
-        """Deliver ledger pages and health documents."""
-        if not self._is_due("documents", DOCUMENTS_EVERY_S):
-            return
-        n_documents = 0
-        for page in self._spool.ledger_pages():
-            if deliver_document(page.key, page.path, self._store, self._retry):
-                if not self._keep:
-                    self._spool.ledger_delivered(page)
-                n_documents += 1
-            elif page.key not in self._conflicts:
-                self._conflicts.add(page.key)
-                _log.error("ledger_page_conflict", key=page.key, reason="the store holds another page; ours stays")
-        for path in sorted((self._spool.folder / "health").glob("*/*.json")):
-            if durable.is_temporary(path.name) or not path.stem.isdigit():
-                continue
-            key = keys.health_key(self._host_id, path.parent.name, int(path.stem))
-            with contextlib.suppress(FileNotFoundError):  # the agent keeps a bounded number of them
-                deliver_document(key, path, self._store, self._retry)
-                if not self._keep:
-                    durable.remove(path)
-                n_documents += 1
-        self.result = replace(self.result, n_documents=self.result.n_documents + n_documents)
+        if self._is_due("documents", DOCUMENTS_EVERY_S):
+            with self._spool_lock:
+                n_documents = self._errands.documents()
+            self.result = replace(self.result, n_documents=self.result.n_documents + n_documents)
 
     def _remember(self, *, at_once: bool = False) -> None:
         """Write what the next life and the neighbours want to know, once a minute: it must not wear the card."""

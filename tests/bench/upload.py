@@ -1,0 +1,257 @@
+"""How fast is the uploader beside one `aws s3 cp --recursive`? Prints one table.
+
+Usage: python tests/bench/upload.py --aws PATH [--server ministack|radosgw] [--small 1000] [--large 20] [--rounds 3]
+       python tests/bench/upload.py --aws PATH --lossy-minutes 15      (root: a network namespace with tc netem)
+
+Both sides send the same files to the same server, ours first and theirs first by turns: N x 200 KB, N x 32 MB. awscli runs at
+its defaults (10 requests at once, parts of 8 MiB above 8 MiB); ours has no more connections and the same part size. Ours also
+writes a sidecar for each clip, proves each object, and deletes it locally; all of that is inside its time, and so are both
+programs' starts. Bars: at least .9 of awscli's rate, resident memory of the uploader below 80 MB.
+
+With --lossy-minutes the client side runs in a namespace behind a veth pair (MTU 1500, 100 ms round trip, 5 % loss each
+way... of all packets, half of the delay on each side), each side for so many minutes or until it is done; what counts is how
+many bytes of whole objects the store then holds. Bar: more than awscli's. --congestion names TCP's congestion control there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from infra import keys
+from infra.records import Sidecar
+from ingest.spool import Spool
+from tests.ministack_server import Ministack, ministack
+from tests.radosgw_server import radosgw
+
+SMALL_BYTES, LARGE_BYTES = 200_000, 32_000_000
+PART_BYTES = 8 << 20
+CONNECTIONS = 10  # awscli's default max_concurrent_requests
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One side's run."""
+
+    seconds: float
+    n_bytes: int
+    n_objects: int
+    rss_mb: float
+    cpu_s: float
+
+    @property
+    def mb_per_s(self) -> float:
+        """Bytes of whole clips that arrived, a second."""
+        return self.n_bytes / self.seconds / 1e6
+
+
+def clips(folder: Path, n: int, n_bytes: int, seed: int) -> list[Path]:
+    """Write n files of random bytes."""
+    folder.mkdir(parents=True)
+    rng = random.Random(seed)
+    made = []
+    for number in range(n):
+        path = folder / f"{number:05d}.mp4"
+        path.write_bytes(rng.randbytes(n_bytes))
+        made.append(path)
+    return made
+
+
+def fill(spool_folder: Path, paths: Sequence[Path]) -> None:
+    """Copy clips into a new spool."""
+    with Spool(spool_folder) as spool:
+        for number, path in enumerate(paths):
+            data = path.read_bytes()
+            sha256 = hashlib.sha256(data).hexdigest()
+            copy = spool.recording / path.name
+            copy.write_bytes(data)
+            spool.adopt(
+                copy,
+                Sidecar(
+                    clip_id=keys.clip_id(sha256), camera_id="cam1", host_id="pi", boot_id="boot", recording_id="rec",
+                    seq=number, sha256=sha256, n_bytes=len(data), container="mp4", start_ns=None,
+                    start_mono_ns=number * 10**9, clock="unknown", sensor_ns=tuple(range(0, 250 * 10**8, 10**8)),
+                ),
+            )  # fmt: skip
+
+
+def timed(argv: Sequence[str], cwd: Path, environment: dict[str, str], limit_s: float | None) -> tuple[float, float, float]:
+    """Run a command and return its seconds, peak resident MB and CPU seconds; it is ended after `limit_s`."""
+    start = time.perf_counter()
+    process = subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.DEVNULL)
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        if limit_s is not None and time.perf_counter() - start > limit_s:
+            process.send_signal(signal.SIGKILL)
+            _, status, usage = os.wait4(process.pid, 0)
+            return time.perf_counter() - start, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+        time.sleep(0.02)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(argv)} ended with {process.returncode}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+
+
+class Sides:
+    """The two programs against one server, or one address of it."""
+
+    def __init__(self, server: Ministack, aws: str, folder: Path, prefix: Sequence[str], endpoint: str, limit_s: float | None):
+        self.server, self.aws, self.folder, self.prefix, self.limit_s = server, aws, folder, list(prefix), limit_s
+        self.endpoint = endpoint
+        self.environment = dict(os.environ) | {
+            "AWS_ACCESS_KEY_ID": server.s3.access_key_id or "", "AWS_SECRET_ACCESS_KEY": server.s3.secret_access_key or "",
+            "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": str(folder / "none"),
+            "CAMLOOP_S3_ENDPOINT": endpoint, "PYTHONPATH": str(REPOSITORY),
+        }  # fmt: skip
+
+    def _arrived(self, bucket: str) -> tuple[int, int]:
+        pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        sizes = [found["Size"] for page in pages for found in page.get("Contents", ()) if found["Key"].endswith(".mp4")]
+        return len(sizes), sum(sizes)
+
+    def ours(self, paths: Sequence[Path], name: str) -> Run:
+        """Upload a spool of these clips."""
+        home = self.folder / f"ours-{name}"
+        fill(home / "spool", paths)
+        (home / "camloop.toml").write_text(f"[upload]\npart_bytes = {PART_BYTES}\nconnections = {CONNECTIONS}\n")
+        bucket = self.server.new_bucket()
+        argv = [sys.executable, "-m", "infra.cli", "upload", "spool", "--store", f"s3://{bucket}", "--quiet", "--json"]
+        seconds, rss_mb, cpu_s = timed([*self.prefix, *argv], home, self.environment, self.limit_s)
+        return self._run(bucket, seconds, rss_mb, cpu_s)
+
+    def theirs(self, paths: Sequence[Path], name: str) -> Run:
+        """Copy the folder with awscli."""
+        bucket = self.server.new_bucket()
+        argv = [self.aws, "s3", "cp", "--recursive", str(paths[0].parent), f"s3://{bucket}/clips/cam1/"]
+        argv += ["--endpoint-url", self.endpoint, "--only-show-errors"]
+        seconds, rss_mb, cpu_s = timed([*self.prefix, *argv], self.folder, self.environment, self.limit_s)
+        return self._run(bucket, seconds, rss_mb, cpu_s)
+
+    def _run(self, bucket: str, seconds: float, rss_mb: float, cpu_s: float) -> Run:
+        n_objects, n_bytes = self._arrived(bucket)
+        found = self.server.client()
+        for page in found.get_paginator("list_objects_v2").paginate(Bucket=bucket):  # the servers hold it all in memory
+            for stored in page.get("Contents", ()):
+                found.delete_object(Bucket=bucket, Key=stored["Key"])
+        return Run(seconds, n_bytes, n_objects, rss_mb, cpu_s)
+
+
+@contextlib.contextmanager
+def lossy_namespace(port: int, congestion: str, loss_percent: float, rtt_ms: float) -> Iterator[tuple[list[str], str]]:
+    """Make a namespace behind a lossy veth pair; yields the command prefix and the server's address as seen from there."""
+    name = f"cl{os.getpid() % 10000}"
+
+    def do(command: str) -> None:
+        subprocess.run(command.split(), check=True)
+
+    do(f"ip netns add {name}")
+    relay = None
+    try:
+        do(f"ip link add {name}h type veth peer name {name}n netns {name}")
+        do(f"ip addr add 10.77.0.1/30 dev {name}h")
+        do(f"ip link set {name}h up mtu 1500")
+        inside = f"ip netns exec {name}"
+        do(f"{inside} ip addr add 10.77.0.2/30 dev {name}n")
+        do(f"{inside} ip link set {name}n up mtu 1500")
+        do(f"{inside} ip link set lo up")
+        do(f"{inside} sysctl -q -w net.ipv4.tcp_congestion_control={congestion}")
+        for device, where in ((f"{name}h", ""), (f"{name}n", inside)):
+            subprocess.run(
+                ["ethtool", "-K", device, "tso", "off", "gso", "off", "gro", "off"], check=False, capture_output=True
+            )
+            do(f"{where} tc qdisc add dev {device} root netem limit 10000 delay {rtt_ms / 2}ms loss {loss_percent}%".strip())
+        code = f"import asyncio; from tests.bench.upload import relay; asyncio.run(relay('10.77.0.1', {port}))"
+        relay = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+        time.sleep(1)
+        yield ["ip", "netns", "exec", name], f"http://10.77.0.1:{port}"
+    finally:
+        if relay is not None:
+            relay.terminate()
+            relay.wait()
+        subprocess.run(["ip", "netns", "del", name], check=False)
+        subprocess.run(["ip", "link", "del", f"{name}h"], check=False, capture_output=True)
+
+
+async def relay(address: str, port: int) -> None:
+    """Pass connections to `address`:`port` on to the server on loopback, which listens nowhere else."""
+    import asyncio
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 18):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    server = await asyncio.start_server(serve, address, port)
+    async with server:
+        await server.serve_forever()
+
+
+def show(what: str, ours: list[Run], theirs: list[Run]) -> None:
+    """Print one row of the table."""
+    a, b = median(run.mb_per_s for run in ours), median(run.mb_per_s for run in theirs)
+    ratio = a / b if b else float("inf")
+    pairs = " ".join(f"{x.mb_per_s / y.mb_per_s:.2f}" if y.n_bytes else "inf" for x, y in zip(ours, theirs, strict=True))
+    print(
+        f"{what:<24} ours {a:8.2f} MB/s ({min(r.n_objects for r in ours)} objects)   awscli {b:8.2f} MB/s "
+        f"({min(r.n_objects for r in theirs)})   ratio {ratio:5.2f} [{pairs}]   RSS {max(r.rss_mb for r in ours):.0f} / "
+        f"{max(r.rss_mb for r in theirs):.0f} MB   CPU {median(r.cpu_s for r in ours):.1f} / {median(r.cpu_s for r in theirs):.1f} s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run all measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--aws", default="aws", help="awscli's executable")
+    parser.add_argument("--server", choices=("ministack", "radosgw"), default="ministack")
+    parser.add_argument("--small", type=int, default=1000)
+    parser.add_argument("--large", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lossy-minutes", type=float, help="minutes a side behind the lossy link")
+    parser.add_argument("--loss", type=float, default=5.0, help="percent of packets, each way")
+    parser.add_argument("--rtt-ms", type=float, default=100.0)
+    parser.add_argument("--congestion", default="cubic", help="in the namespace (default: cubic, a Pi's default)")
+    parser.add_argument("--folder", type=Path)
+    args = parser.parse_args()
+    serving = ministack() if args.server == "ministack" else radosgw(memory_bytes=3 << 30)
+    with tempfile.TemporaryDirectory(dir=args.folder) as name, serving as server, contextlib.ExitStack() as stack:
+        folder, prefix, endpoint = Path(name), list[str](), server.s3.endpoint_url or ""
+        limit_s = None if args.lossy_minutes is None else args.lossy_minutes * 60
+        if limit_s is not None:
+            prefix, endpoint = stack.enter_context(lossy_namespace(server.port, args.congestion, args.loss, args.rtt_ms))
+        sides = Sides(server, args.aws, folder, prefix, endpoint, limit_s)
+        for what, n, n_bytes in (("small", args.small, SMALL_BYTES), ("large", args.large, LARGE_BYTES)):
+            if not n:
+                continue
+            paths = clips(folder / what, n, n_bytes, seed=n)
+            ours, theirs = list[Run](), list[Run]()
+            for number in range(args.rounds):
+                sequence = [(sides.ours, ours), (sides.theirs, theirs)]
+                for act, runs in sequence if number % 2 == 0 else reversed(sequence):
+                    runs.append(act(paths, f"{what}-{number}"))
+            show(f"{args.server} {n} x {n_bytes / 1e6:g} MB", ours, theirs)
+
+
+if __name__ == "__main__":
+    main()
