@@ -13,7 +13,7 @@ sidecar). After `failures_in_a_row` the recording ends with a DeviceError. A det
 in a thread of its own, and while it hangs every picture is withheld.
 
 A detector misses: what it does not find is not hidden. Against that stand a low threshold, a margin around each box, and
-boxes that hold for `hold_frames` pictures after they were last seen (tests/bench/trigger.py measures what is left). Where
+boxes that hold from `delay_frames` pictures before to `hold_frames` after (tests/bench/trigger.py measures what is left). Where
 nobody may ever be seen, mask the place. `fill` paints black and cannot be undone; `pixelate` leaves at most `CELLS` cells
 on the longer side of a region, which hides a face in a picture, but of a face that moves through many pictures more can be
 worked out than of one.
@@ -31,8 +31,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from infra.picture import Rgb
 
 CELLS = 6
+_T = TypeVar("_T")
 _log = Log("ingest.privacy")
 
 
@@ -63,6 +65,8 @@ class PrivacySettings:
         threshold: the least score of a box that is hidden; low, since a miss is worse than a patch too many.
         margin: how much larger than the box the hidden region is, as a share of the box's sides, on each side.
         hold_frames: for how many pictures a box stays hidden after it was found.
+        delay_frames: how many pictures are awaited before one is passed on: what is found in them is hidden in it, too, so
+            that somebody who enters is hidden before the detector is sure. That many pictures wait in memory.
         every: the detector looks at every so-manieth picture.
         timeout_s: how long hiding one picture may take.
         failures_in_a_row: after so many withheld pictures the recording ends.
@@ -77,6 +81,7 @@ class PrivacySettings:
     threshold: float = 0.15
     margin: float = 0.15
     hold_frames: int = 10
+    delay_frames: int = 3
     every: int = 1
     timeout_s: float = 2.0
     failures_in_a_row: int = 25
@@ -95,6 +100,8 @@ class PrivacySettings:
             raise SettingsError(
                 f"every is {self.every}, hold_frames {self.hold_frames}; legal: 1 to 100, and at least every - 1 to hold"
             )
+        if not 0 <= self.delay_frames <= 50:
+            raise SettingsError(f"delay_frames is {self.delay_frames}; legal: 0 to 50")
         if not 0 < self.timeout_s <= 60:
             raise SettingsError(f"timeout_s is {self.timeout_s:g}; legal: more than 0, at most 60 seconds")
         if self.failures_in_a_row < 1 or self.threads < 1:
@@ -142,7 +149,7 @@ class Privacy:
         self.n_passed = 0
 
     def hide(self, rgb: Rgb) -> Rgb:
-        """Return a copy of the picture with everything hidden.
+        """Return a copy of the picture with everything hidden that is known by now: no picture after it helps.
 
         Args:
             rgb: uint8 (H, W, 3) RGB; not changed.
@@ -150,58 +157,92 @@ class Privacy:
         Raises:
             DeviceError: it could not be done, or not in time; do not show the picture.
         """
-        work = self._worker.start(lambda: self._hide(rgb))
-        if work is None:
-            raise DeviceError("privacy: the detector is still busy with an earlier picture")
-        try:
-            error = work.exception(self.settings.timeout_s)
-        except FutureTimeout:
-            raise DeviceError(f"privacy: hiding took longer than {self.settings.timeout_s:g} s") from None
-        if error is not None:
-            raise DeviceError(f"privacy: {type(error).__name__}: {error}") from error
-        return work.result()
+
+        def work() -> Rgb:
+            self._held.append(self._find(rgb))
+            return self._covered(rgb, self._held)
+
+        return self._done(work)
 
     def frames(self, frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
-        """Yield the frames with everything hidden; those that could not be hidden are left out.
+        """Yield the frames with everything hidden, `delay_frames` later; those that could not be hidden are left out.
 
         Raises:
-            DeviceError: too many in a row could not be hidden.
+            DeviceError: too many in a row could not be hidden; those before were yielded.
             UsageError: a frame that is still encoded.
         """
-        n_in_a_row, before = 0, self.n_withheld
+        waiting: deque[tuple[SourceFrame, list[FoundBox]]] = deque()
+        n_in_a_row, lost = 0, False
         for frame in frames:
             if not isinstance(frame, SourceFrame):
                 raise UsageError("privacy needs pictures: a stream that is kept as it comes cannot be hidden in")
             try:
-                rgb = self.hide(frame.rgb)
+                boxes = self._done(partial(self._find, frame.rgb))
             except DeviceError as error:
-                n_in_a_row += 1
-                self.n_withheld += 1
-                _log.warning("frame_withheld", frame_number=frame.frame_number, reason=str(error))
+                n_in_a_row, lost = n_in_a_row + 1, True
+                self._withhold(frame, error)
                 if n_in_a_row >= self.settings.failures_in_a_row:
+                    yield from self._passed(waiting, 0)
                     raise DeviceError(
                         f"{error}; {n_in_a_row} pictures in a row were withheld, none was passed on unhidden; "
                         "check the detector, or mask the place with [privacy] masks"
                     ) from error
                 continue
-            lost = PRIVACY if self.n_withheld > before else frame.lost
-            n_in_a_row, before = 0, self.n_withheld
-            self.n_passed += 1
-            yield replace(frame, rgb=rgb, lost=lost)
+            waiting.append((replace(frame, lost=PRIVACY) if lost else frame, boxes))
+            n_in_a_row, lost = 0, False
+            yield from self._passed(waiting, self.settings.delay_frames)
+        yield from self._passed(waiting, 0)
 
-    def _hide(self, rgb: Rgb) -> Rgb:
-        settings = self.settings
+    def _passed(self, waiting: deque[tuple[SourceFrame, list[FoundBox]]], n_left: int) -> Iterator[SourceFrame]:
+        """Hide in the oldest frames that wait, with what was found before, in and after them, and yield them."""
+        while len(waiting) > n_left:
+            frame, boxes = waiting.popleft()
+            self._held.append(boxes)
+            known = [*self._held, *(later for _, later in waiting)]
+            try:
+                rgb = self._done(partial(self._covered, frame.rgb, known))
+            except DeviceError as error:
+                self._withhold(frame, error)
+                if waiting:
+                    waiting[0] = (replace(waiting[0][0], lost=PRIVACY), waiting[0][1])
+                continue
+            self.n_passed += 1
+            yield replace(frame, rgb=rgb)
+
+    def _withhold(self, frame: SourceFrame, error: DeviceError) -> None:
+        self.n_withheld += 1
+        _log.warning("frame_withheld", frame_number=frame.frame_number, reason=str(error))
+
+    def _done(self, work: Callable[[], _T]) -> _T:
+        """Let the worker do something, in time.
+
+        Raises:
+            DeviceError: it raised, took too long, or is still busy with something earlier.
+        """
+        doing = self._worker.start(work)
+        if doing is None:
+            raise DeviceError("privacy: the detector is still busy with an earlier picture")
+        try:
+            error = doing.exception(self.settings.timeout_s)
+        except FutureTimeout:
+            raise DeviceError(f"privacy: hiding took longer than {self.settings.timeout_s:g} s") from None
+        if error is not None:
+            raise DeviceError(f"privacy: {type(error).__name__}: {error}") from error
+        return cast(_T, doing.result())
+
+    def _find(self, rgb: Rgb) -> list[FoundBox]:
+        if self._finder is None:
+            return []
+        is_due = self._n_seen % self.settings.every == 0
+        self._n_seen += 1
+        return self._finder.find(rgb, self.settings.blur, self.settings.threshold) if is_due else []
+
+    def _covered(self, rgb: Rgb, found: Iterable[Sequence[FoundBox]]) -> Rgb:
         out = rgb.copy()
-        if self._finder is not None:
-            if self._n_seen % settings.every == 0:
-                self._held.append(self._finder.find(rgb, settings.blur, settings.threshold))
-            else:
-                self._held.append([])
-            self._n_seen += 1
-            for boxes in self._held:
-                for box in boxes:
-                    _cover(out, *_grown(box, settings.margin, rgb.shape), settings.style)
-        if settings.masks:
+        for boxes in found:
+            for box in boxes:
+                _cover(out, *_grown(box, self.settings.margin, rgb.shape), self.settings.style)
+        if self.settings.masks:
             self._hide_masks(out)
         return out
 
@@ -279,11 +320,11 @@ class _Worker:
     """One daemon thread that does one thing at a time; a thing that never ends holds up nobody, not even the exit."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Rgb], Future[Rgb]]] = queue.SimpleQueue()
-        self._last: Future[Rgb] | None = None
+        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._last: Future[Any] | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, work: Callable[[], Rgb]) -> Future[Rgb] | None:
+    def start(self, work: Callable[[], Any]) -> Future[Any] | None:
         """Begin something; None while the last thing is not done."""
         if self._last is not None and not self._last.done():
             return None

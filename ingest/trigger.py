@@ -260,7 +260,7 @@ class MotionTrigger:
 
 
 @dataclass(slots=True)
-class SmallPictures:
+class DuePictures:
     """Gives the trigger's picture of a frame: the source's own small one, or a resized one; None when none is due."""
 
     size_px: tuple[int, int]
@@ -336,7 +336,7 @@ def open_gate(
         "camera_id": camera.camera_id, "host_id": camera.host_id, "site": camera.site, "recording_id": camera.recording_id,
     }  # fmt: skip
     trigger = open_trigger(settings, latitude=latitude, longitude=longitude, known=known, wishes=wishes)
-    small = (lambda frame: None) if trigger.small_px is None else SmallPictures(trigger.small_px, settings.fps)
+    small = (lambda frame: None) if trigger.small_px is None else DuePictures(trigger.small_px, settings.fps)
     return Gate(
         trigger, small=small, pre_roll_s=settings.pre_roll_s, post_roll_s=settings.post_roll_s,
         max_buffer_bytes=settings.max_buffer_bytes, utc_ns=camera.utc_ns,

@@ -72,7 +72,7 @@ def frames(n: int) -> Iterator[SourceFrame]:
 def test_what_is_found_is_hidden(style: str) -> None:
     """No picture shows the face; the rest of the picture stays; the source's own pictures are not touched."""
     given_frames = list(frames(20))
-    privacy = Privacy(policy(style=style, hold_frames=0), finder=Knows())
+    privacy = Privacy(policy(style=style, hold_frames=0, delay_frames=0), finder=Knows())
     for before, after in zip(given_frames, privacy.frames(given_frames), strict=True):
         x1, y1, x2, y2 = face_at(before.frame_number)
         assert shows_face(before.rgb)
@@ -111,9 +111,11 @@ def test_boxes_hold() -> None:
             return []
 
     for hold in (0, 3):
-        privacy = Privacy(policy(hold_frames=hold, margin=0.2), finder=Blinks())
+        privacy = Privacy(policy(hold_frames=hold, delay_frames=0, margin=0.2), finder=Blinks())
         seen.append(any(shows_face(frame.rgb) for frame in privacy.frames(frames(20))))
     assert seen == [True, False]
+    privacy = Privacy(policy(hold_frames=0, delay_frames=3, margin=0.2), finder=Blinks())
+    assert [shows_face(frame.rgb) for frame in privacy.frames(frames(20))] == [False] * 19 + [True]  # it ends unseen
     every = Privacy(policy(hold_frames=3, margin=0.2, every=3), finder=(finder := Knows()))
     finder.find = lambda rgb, names, score: [FoundBox("person", 0.9, *map(float, face_at(every._n_seen)))]  # type: ignore[method-assign]
     assert not any(shows_face(frame.rgb) for frame in every.frames(frames(20)))
@@ -264,6 +266,7 @@ def test_encoded_frames_are_refused() -> None:
         ({"threshold": 0}, "legal: a score"),
         ({"margin": -1}, "legal: 0 to 2"),
         ({"every": 20}, "at least every - 1"),
+        ({"delay_frames": 51}, "legal: 0 to 50"),
         ({"timeout_s": 0}, "at most 60"),
         ({"failures_in_a_row": 0}, "1 or more"),
         ({"mask": [[0, 0, 1, 1]]}, "did you mean masks"),

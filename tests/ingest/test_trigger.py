@@ -15,7 +15,7 @@ from infra.picture import Rgb
 from infra.settings import load_settings
 from ingest.gate import Seen
 from ingest.source import EncodedFrame, SourceFrame, StreamFormat, open_source
-from ingest.trigger import Always, MotionTrigger, SmallPictures, TriggerSettings, When, open_gate, open_trigger
+from ingest.trigger import Always, DuePictures, MotionTrigger, TriggerSettings, When, open_gate, open_trigger
 from ingest.trigger_model import ModelTrigger, Wishing
 from tests.serve.conftest import HEIGHT_PX, WIDTH_PX, brightness_bundle
 
@@ -130,12 +130,12 @@ def test_always_does_not_look() -> None:
 
 def test_small_pictures_come_at_a_rate_and_a_size() -> None:
     """Thirty frames a second give ten pictures, resized once; a stream's own small pictures are taken as they are."""
-    small = SmallPictures((40, 30), 10.0)
+    small = DuePictures((40, 30), 10.0)
     made = [small(SourceFrame(grey(9), number * S // 30, number)) for number in range(60)]
     assert sum(rgb is not None for rgb in made) == 20
     assert made[0] is not None and made[0].shape == (30, 40, 3)
     given = grey(9)
-    assert SmallPictures((400, 300), 10.0)(SourceFrame(given, 0, 0)) is given
+    assert DuePictures((400, 300), 10.0)(SourceFrame(given, 0, 0)) is given
     stream = StreamFormat(codec="h264", width_px=80, height_px=60, extradata=b"")
     frames = [
         EncodedFrame(
