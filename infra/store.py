@@ -132,6 +132,8 @@ class MemoryStore:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
             raise StoreError(f"{path}: its bytes do not hash to {sha256}; nothing was stored")
+        if resume is not None and resume.on_bytes is not None:
+            resume.on_bytes(len(data))
         made = self.put_if_absent(key, data)
         if resume is not None:
             resume.stored(len(data))

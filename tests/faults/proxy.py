@@ -21,6 +21,7 @@ class Proxy:
     """A running proxy. `cut(request_line)` says whether the answer to this successful request is lost.
 
     `mutate(head)` may change the head of a request before it is sent on, for example strip a condition.
+    `alter(head, body)` may change its body.
     `refuse(head)` may answer in the server's place with (status, S3 error code), with
     `refusal_headers` beside the date.
     """
@@ -29,6 +30,7 @@ class Proxy:
     cut: Callable[[str], bool] = lambda line: False
     mutate: Callable[[bytes], bytes] = lambda head: head
     refuse: Callable[[bytes], tuple[int, str] | None] = lambda head: None
+    alter: Callable[[bytes, bytes], bytes] = lambda head, body: body
     port: int = 0
     lost: list[str] = field(default_factory=list)
     refusal_headers: dict[str, str] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class Proxy:
                     answer.write(_refusal(*refused, self.refusal_headers, empty=line.startswith("HEAD")))
                     await answer.drain()
                     continue
-                server_writer.write(self.mutate(head) + payload)
+                server_writer.write(self.mutate(head) + self.alter(head, payload))
                 await server_writer.drain()
                 reply = await server.readuntil(b"\r\n\r\n")
                 body = b"" if line.startswith("HEAD") else await _body(server, reply)
