@@ -119,7 +119,10 @@ class BrokerStore:
                 raise StoreError(f"{path}: its bytes hash to {found}, not {sha256}; nothing was stored")
         if n_bytes > MULTIPART_BYTES:
             return self._put_parts(key, path, n_bytes, sha256, resume)
-        return self._put(key, n_bytes, sha256, lambda: Body(path, 0, n_bytes, sha256, on_bytes))
+        made = self._put(key, n_bytes, sha256, lambda: Body(path, 0, n_bytes, sha256, on_bytes))
+        if resume is not None:
+            resume.stored(n_bytes)
+        return made
 
     def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
         look = self._look(key)
@@ -196,6 +199,8 @@ class BrokerStore:
                 with Body(path, start, stop - start, digest.sha256, None if resume is None else resume.on_bytes) as body:
                     status = self._wire.put(answer["url"], answer["headers"], body)
                 if status == 200:
+                    if resume is not None:
+                        resume.stored(stop - start)
                     return
                 error = StoreError(f"broker {self.url}: part {number} of {key!r}: its store answered {status}")
             except StoreError as lost:

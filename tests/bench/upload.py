@@ -6,11 +6,11 @@ Usage: python tests/bench/upload.py --aws PATH [--server ministack|radosgw] [--s
 Both sides send the same files to the same server, ours first and theirs first by turns: N x 200 KB, N x 32 MB. awscli runs at
 its defaults (10 requests at once, parts of 8 MiB above 8 MiB); ours has no more connections and the same part size. Ours also
 writes a sidecar for each clip, proves each object, and deletes it locally; all of that is inside its time, and so are both
-programs' starts. Bars: at least .9 of awscli's rate, resident memory of the uploader below 80 MB.
+programs' starts. "both" lines let awscli copy the same clips with the same sidecars: the folder as it lies in the spool. Bars: at least .9 of awscli's rate, resident memory of the uploader below 80 MB.
 
-With --lossy-minutes the client side runs in a namespace behind a veth pair (MTU 1500, 100 ms round trip, 5 % loss each
-way... of all packets, half of the delay on each side), each side for so many minutes or until it is done; what counts is how
-many bytes of whole objects the store then holds. Bar: more than awscli's. --congestion names TCP's congestion control there.
+With --lossy-minutes the client side runs in a namespace behind a veth pair (MTU 1500, half of the round trip's 100 ms
+and 5 % loss in each direction), each side for so many minutes or until it is done; what counts is how many bytes of whole
+objects the store then holds. Bar: more than awscli's. --congestion names TCP's congestion control there.
 """
 
 from __future__ import annotations
@@ -92,19 +92,22 @@ def timed(argv: Sequence[str], cwd: Path, environment: dict[str, str], limit_s: 
     """Run a command and return its seconds, peak resident MB and CPU seconds; it is ended after `limit_s`."""
     start = time.perf_counter()
     process = subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.DEVNULL)
+    peak_kb, ended = 0, False
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
-        if limit_s is not None and time.perf_counter() - start > limit_s:
+        with contextlib.suppress(OSError, StopIteration):  # ru_maxrss would count this process's own memory, before the exec
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            peak_kb = max(peak_kb, int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))))
+        if limit_s is not None and not ended and time.perf_counter() - start > limit_s:
             process.send_signal(signal.SIGKILL)
-            _, status, usage = os.wait4(process.pid, 0)
-            return time.perf_counter() - start, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+            ended = True
         time.sleep(0.02)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if process.returncode and not ended:
         raise RuntimeError(f"{' '.join(argv)} ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - start, peak_kb / 1024, usage.ru_utime + usage.ru_stime
 
 
 class Sides:
@@ -212,10 +215,11 @@ def show(what: str, ours: list[Run], theirs: list[Run]) -> None:
     a, b = median(run.mb_per_s for run in ours), median(run.mb_per_s for run in theirs)
     ratio = a / b if b else float("inf")
     pairs = " ".join(f"{x.mb_per_s / y.mb_per_s:.2f}" if y.n_bytes else "inf" for x, y in zip(ours, theirs, strict=True))
+    rss = f"{max(r.rss_mb for r in ours):.0f} / {max(r.rss_mb for r in theirs):.0f} MB"
+    cpu = f"{median(r.cpu_s for r in ours):.1f} / {median(r.cpu_s for r in theirs):.1f} s"
     print(
         f"{what:<24} ours {a:8.2f} MB/s ({min(r.n_objects for r in ours)} objects)   awscli {b:8.2f} MB/s "
-        f"({min(r.n_objects for r in theirs)})   ratio {ratio:5.2f} [{pairs}]   RSS {max(r.rss_mb for r in ours):.0f} / "
-        f"{max(r.rss_mb for r in theirs):.0f} MB   CPU {median(r.cpu_s for r in ours):.1f} / {median(r.cpu_s for r in theirs):.1f} s",
+        f"({min(r.n_objects for r in theirs)})   ratio {ratio:5.2f} [{pairs}]   RSS {rss}   CPU {cpu}",
         flush=True,
     )
 
@@ -232,6 +236,7 @@ def main() -> None:
     parser.add_argument("--loss", type=float, default=5.0, help="percent of packets, each way")
     parser.add_argument("--rtt-ms", type=float, default=100.0)
     parser.add_argument("--congestion", default="cubic", help="in the namespace (default: cubic, a Pi's default)")
+    parser.add_argument("--both", action="store_true", help="also let awscli copy clips and sidecars")
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     serving = ministack() if args.server == "ministack" else radosgw(memory_bytes=3 << 30)
@@ -251,6 +256,12 @@ def main() -> None:
                 for act, runs in sequence if number % 2 == 0 else reversed(sequence):
                     runs.append(act(paths, f"{what}-{number}"))
             show(f"{args.server} {n} x {n_bytes / 1e6:g} MB", ours, theirs)
+            if args.both and what == "small":
+                with Spool(folder / "both") as spool:
+                    beside = [spool.clips / path.name for path in paths]
+                fill(folder / "both", paths)
+                runs = [sides.theirs(beside, f"both-{number}") for number in range(args.rounds)]
+                show(f"{args.server} both {n} x {n_bytes / 1e6:g} MB", ours, runs)
 
 
 if __name__ == "__main__":
