@@ -22,7 +22,7 @@ from ingest import take, wishes
 from ingest.config import RecordingFormat
 from ingest.recorder import Recorded, Recorder
 from ingest.segments import MakeSegment
-from ingest.source import Camera, EncodedSource, Frame, Source, open_camera, open_source
+from ingest.source import Camera, EncodedSource, Frame, Source, open_camera, open_source, pictures
 from ingest.spool import Spool
 from ingest.uplink import max_segment_bytes, read_uplink
 from ingest.watchdog import Heartbeat
@@ -127,8 +127,11 @@ def open_for(
     if is_pi:  # it gives size and rate itself
         asked |= {name: value for name, value in (("size", wish.size_px), ("fps", wish.fps)) if value is not None}
         asked.setdefault("small", 0 if small_px is None else small_px[0])
-    if (is_pi and (wish.kind != "h264" or wish.privacy)) or (not is_pi and wish.needs_pictures):
-        source: Source | EncodedSource = open_source(url, camera_id=camera_id, host_id=host_id, allow=allow, options=asked)
+    is_usb_jpeg = wish.kind == "jpeg" and wish.privacy is None and url.lower().startswith("v4l2://")
+    if is_usb_jpeg:
+        source: Source | EncodedSource = _jpeg_camera(wish, url, camera_id, host_id, asked)
+    elif (is_pi and (wish.kind != "h264" or wish.privacy)) or (not is_pi and wish.needs_pictures):
+        source = open_source(url, camera_id=camera_id, host_id=host_id, allow=allow, options=asked)
         if wish.kind == "h264" and not getattr(source, "is_replay", False):
             _log.info("stream_encoded_again", camera_id=source.camera_id, because="privacy" if wish.privacy else "size or rate")
     else:
@@ -139,6 +142,16 @@ def open_for(
     if wish.site is not None:
         source.site = wish.site
     return source
+
+
+def _jpeg_camera(
+    wish: Wish, url: str, camera_id: str | None, host_id: str, options: Mapping[str, Any]
+) -> Source | EncodedSource:
+    """Open a USB camera for JPEG files: those that it sends itself where they have the size that is wanted, else pictures."""
+    source = open_camera(url, camera_id=camera_id, host_id=host_id, size_px=wish.size_px, fps=wish.fps, options=options)
+    kind = getattr(source, "format", None)
+    fits = wish.size_px in (None, (source.width_px, source.height_px))
+    return source if kind is not None and kind.codec == "mjpeg" and fits else pictures(source)
 
 
 def record(
@@ -232,7 +245,7 @@ def _events(gate: Gate[Any], frames: Iterable[Frame]) -> Iterator[_Counted]:
 def _steps(wish: Wish, *, is_stream: bool, see: Callable[[Frame], None], on_full: Callable[[str], None]) -> list[take.Step]:
     """Return what lies between the camera and the recorder; a stream that is kept has its size and rate already."""
     steps: list[take.Step] = []
-    if wish.fps is not None and not is_stream:
+    if wish.fps is not None and (not is_stream or wish.kind == "jpeg"):
         steps.append(partial(take.thinned, fps=wish.fps))
     if wish.size_px is not None and not is_stream:
         steps.append(partial(take.resized, size_px=wish.size_px))

@@ -119,10 +119,11 @@ def limited(frames: Iterable[Frame], *, seconds: float | None = None, n_frames: 
             return
 
 
-def thinned(frames: Iterable[SourceFrame], fps: float) -> Iterator[SourceFrame]:
+def thinned(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
     """Yield `fps` frames a second: for each tick of the rate the first frame that is not more than a quarter tick early.
 
     Frames are numbered by their tick, so that a tick without a frame is a gap like any other; the first frame is tick 0.
+    Encoded frames must be keyframes all (a camera's JPEG).
 
     Raises:
         UsageError: a rate that is not positive.

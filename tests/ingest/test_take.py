@@ -83,6 +83,42 @@ class TestLength:
         assert [frame.rgb.shape for frame in got] == [(2, 3, 3), (2, 3, 3)]
 
 
+class TestUsb:
+    @pytest.mark.parametrize(("size_px", "kept"), [(None, True), ((48, 32), True), ((24, 16), False)])
+    def test_jpeg_of_a_camera(
+        self, size_px: tuple[int, int] | None, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """JPEG of a USB camera is kept byte for byte, every other frame here; another size is made of its pictures."""
+        from infra.images import ImageEncoder, read_images, read_roll
+        from ingest import recording
+        from ingest.spool import Spool
+
+        encoder = ImageEncoder(".jpg", 48, 32)
+        files = [encoder.encode(np.full((32, 48, 3), 40 * number, np.uint8)) for number in range(6)]
+        kind = StreamFormat(codec="mjpeg", width_px=48, height_px=32, extradata=b"")
+
+        class Usb:
+            camera_id, host_id, boot_id, recording_id, site = "usb", "h", "b", "r", None
+            width_px, height_px, clock, format = 48, 32, "ntp", kind
+
+            def utc_ns(self, sensor_ns: int) -> int | None:
+                return None
+
+            def __iter__(self) -> Iterator[EncodedFrame]:
+                for number, data in enumerate(files):
+                    yield EncodedFrame(data=data, is_keyframe=True, sensor_ns=number * 10**8, frame_number=number, format=kind)
+
+        monkeypatch.setattr(recording, "open_camera", lambda url, **options: Usb())
+        wish = recording.Wish(kind="jpeg", size_px=size_px, fps=5)
+        camera = recording.open_for(wish, "v4l2:///dev/video0", camera_id=None, host_id="h")
+        with Spool(tmp_path / "spool") as spool:
+            made = recording.record(camera, spool, wish, stop=take.Stop(), clock=FakeClock())
+            (clip,) = spool.pending()
+        assert (made.n_frames, made.n_dropped) == (3, 0)
+        stored = [data for _, data in read_images(clip.path, read_roll(clip.path).images)]
+        assert (stored == files[::2]) is kept
+
+
 class TestStop:
     def test_between_frames(self) -> None:
         """A signal while a frame is written ends the recording after it; the signal's old handler comes back."""
