@@ -190,7 +190,9 @@ class Agent:
         if celsius is not None and celsius >= self._config.hot_c:
             self._tell("temperature", f"{celsius:.0f} degrees, {self._config.hot_c:g} is hot")
         self._tell("power", power)
+        lost = {} if held is None else {name: getattr(held, name) for name in ("n_evicted", "n_quarantined", "n_lost")}
         return {
+            "spool_today": self._tally.spool_today(lost), "spool_before": self._tally.spool_before,
             "disk": None if disk is None else dataclasses.asdict(disk), "temperature_c": celsius, "power": power,
             "clock": dataclasses.asdict(clock), "uptime_s": round(self._clock.mono_ns() / 1e9, 1),
             "spool_holds": None if held is None else dataclasses.asdict(held),

@@ -57,13 +57,11 @@ def troubles(state: Mapping[str, Any]) -> list[str]:
     for camera in state["cameras"]:
         if camera["state"] in _DOWN and (camera["n_restarts"] or camera["down_s"] > 60):
             found.append(f"Camera {camera['id']} is NOT RECORDING.")
-    held = state.get("spool_holds")
-    if held is None:
+    if state.get("spool_holds") is None:
         found.append("The spool cannot be read.")
-    else:
-        for name, word in (("n_quarantined", "put aside as damaged"), ("n_lost", "lost"), ("n_evicted", "given up for space")):
-            if held[name]:
-                found.append(f"{held[name]:,} clips were {word}.")
+    for name, word in (("n_quarantined", "put aside as damaged"), ("n_lost", "lost"), ("n_evicted", "given up for space")):
+        if n := state["spool_today"].get(name, 0):
+            found.append(f"{_times(n, 'clip was', 'clips were')} {word} today.")
     if (uploader := state.get("uploader")) is not None and uploader["state"] == "waiting":
         found.append("The uploader fails.")
     if state.get("temperature_c") is not None and state["temperature_c"] >= state["hot_c"]:
@@ -136,9 +134,10 @@ def _camera(camera: Mapping[str, Any], running: bool, ago_s: float) -> list[str]
     today = camera["today"]
     lines.append(f"  today {today['n_frames']:,} frames, {today['n_dropped']:,} dropped, {today['n_clips']:,} clips")
     if today["n_skipped"]:
-        lines.append(f"  {today['n_skipped']:,} not kept by the trigger ({camera['trigger']})")
+        lines.append(f"  {today['n_skipped']:,} frames not kept by the trigger ({camera['trigger']})")
     if camera["n_restarts"]:
-        lines.append(f"  restarted {camera['n_restarts']} times, {camera['n_stalls']} of them stalled")
+        stalls = f", {camera['n_stalls']} of them stalled" if camera["n_stalls"] else ""
+        lines.append(f"  restarted {_times(camera['n_restarts'], 'time', 'times')}{stalls}")
     if camera["last_error"] and what != "running":
         lines += _wrapped(camera["last_error"], "  ")
     return lines
@@ -149,8 +148,8 @@ def _spool(state: Mapping[str, Any], now_ns: int) -> list[str]:
     if held is None:
         return ["spool        cannot be read"]
     if not held["n_pending"]:
-        return [f"spool        empty; {held['n_delivered']:,} clips delivered"]
-    line = f"spool        {held['n_pending']:,} clips wait, {size(held['n_bytes'])}"
+        return [f"spool        empty; {_times(held['n_delivered'], 'clip', 'clips')} delivered"]
+    line = f"spool        {_times(held['n_pending'], 'clip waits', 'clips wait')}, {size(held['n_bytes'])}"
     oldest = "" if held["oldest_ns"] is None else f"oldest {duration((now_ns - held['oldest_ns']) / 1e9)}, "
     return [line, f"             {oldest}{held['n_evicted']:,} given up for space"]
 
@@ -187,6 +186,10 @@ def _host(state: Mapping[str, Any]) -> list[str]:
         *_wrapped(set_by, "clock        "),
         f"up           {duration(state['uptime_s'])}",
     ]
+
+
+def _times(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"
 
 
 def _when(at_ns: int) -> str:

@@ -1,8 +1,8 @@
-"""What each camera did today and since the agent's start: counts that survive the restarts of its recorder."""
+"""What each camera did today and since the agent's start, and what the spool lost today: counts that survive restarts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -27,11 +27,12 @@ class Counts:
 
 @dataclass(slots=True, kw_only=True)
 class DayTally:
-    """Counts by camera: `today` of the host's local day, `total` since the agent's start."""
+    """Counts by camera: `today` of the host's local day, `total` since the agent's start; and what the spool gave up today."""
 
     day: str
     today: dict[str, Counts]
     total: dict[str, Counts]
+    spool_before: dict[str, int] = field(default_factory=dict)  # the spool's counts at the beginning of the day
     _before: dict[str, Beat] = field(default_factory=dict)
 
     @classmethod
@@ -43,12 +44,19 @@ class DayTally:
             for camera in state.get("cameras", ()):
                 if camera["id"] in today:
                     today[camera["id"]] = Counts(**camera["today"])
-        return cls(day=day, today=today, total={name: Counts() for name in cameras})
+        before = state.get("spool_before", {}) if state is not None and state.get("day") == day else {}
+        return cls(day=day, today=today, total={name: Counts() for name in cameras}, spool_before=dict(before))
 
     def turn_to(self, day: str) -> None:
         """Begin a new day, if it is one."""
         if day != self.day:
-            self.day, self.today = day, {name: Counts() for name in self.today}
+            self.day, self.today, self.spool_before = day, {name: Counts() for name in self.today}, {}
+
+    def spool_today(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return what was added to the spool's counts today; the first look of a day is its beginning."""
+        for name, n in counts.items():
+            self.spool_before.setdefault(name, n)
+        return {name: max(0, n - self.spool_before[name]) for name, n in counts.items()}
 
     def take(self, name: str, beat: Beat | None) -> None:
         """Count what came since the last look. A recorder's own counts begin at zero when it is started again."""

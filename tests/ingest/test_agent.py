@@ -155,6 +155,15 @@ def test_counts_over_restarts() -> None:
     assert (tally.total["a"].n_frames, tally.total["a"].n_dropped, tally.total["a"].n_clips) == (37, 5, 2)
 
 
+def test_what_the_spool_gave_up_today(tmp_path: Path) -> None:
+    """An alarm of yesterday is none today: the first look of a day is where its counts begin."""
+    tally = DayTally.read(tmp_path, ["a"], "monday")
+    assert tally.spool_today({"n_evicted": 7}) == {"n_evicted": 0}
+    assert tally.spool_today({"n_evicted": 9}) == {"n_evicted": 2}
+    tally.turn_to("tuesday")
+    assert tally.spool_today({"n_evicted": 9}) == {"n_evicted": 0} and tally.spool_today({"n_evicted": 1}) == {"n_evicted": 0}
+
+
 def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """State and health documents that cannot be written stop nothing and are told once."""
 

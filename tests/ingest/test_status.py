@@ -35,7 +35,7 @@ def state(**more: Any) -> dict[str, Any]:
         "clock": {"quality": "ntp", "offset_s": 0.0021},
         "spool_holds": {"n_pending": 3, "n_bytes": 12_400_000, "oldest_ns": NOW_NS - 70 * 10**9, "n_evicted": 0,
                         "n_quarantined": 0, "n_lost": 0, "n_delivered": 8123},
-        "errors": [],
+        "errors": [], "spool_today": {"n_evicted": 0, "n_quarantined": 0, "n_lost": 0},
     } | more)  # fmt: skip
 
 
@@ -74,6 +74,8 @@ def test_all_is_well() -> None:
         ({"disk": {"free_bytes": 5, "total_bytes": 9, "is_read_only": True}}, "The spool's disk is READ-ONLY"),
         ({"disk": {"free_bytes": 10**8, "total_bytes": 10**10, "is_read_only": False}}, "nearly full: 100 MB free."),
         ({"spool_holds": None}, "The spool cannot be read."),
+        ({"spool_today": {"n_evicted": 12_000}}, "12,000 clips were given up for space today."),
+        ({"spool_today": {"n_lost": 1}}, "1 clip was lost today."),
         ({"cameras": [camera("yard", state="waiting", n_restarts=7)]}, "Camera yard is NOT RECORDING."),
         ({"cameras": [camera("yard", state="starting", down_s=61.0)]}, "Camera yard is NOT RECORDING."),
         ({"uploader": {"state": "waiting", "last_error": "x"}}, "The uploader fails."),
@@ -131,7 +133,7 @@ def test_a_camera_with_a_trigger() -> None:
     watching = camera("yard", trigger="motion")
     watching["today"] = watching["today"] | {"n_skipped": 391_004}
     text = "\n".join(lines(state(cameras=[watching])))
-    assert "camera yard: watching since 4 d 15 h\n" in text and "  391,004 not kept by the trigger (motion)\n" in text
+    assert "camera yard: watching since 4 d 15 h\n" in text and "  391,004 frames not kept by the trigger (motion)\n" in text
 
 
 def test_no_uplink_and_long_names() -> None:
