@@ -3,7 +3,7 @@
 Usage: python tests/bench/frames.py [--minutes 60] [--kind png jpeg raw features] [--live 60]
 
 Each kind runs in a process of its own: a camera of 64 simulated pictures (with its noise) at the stated size and rate, one
-frame in 97 lost, segments of a minute, forced to the disk and hashed as on a camera host; a finished clip is deleted.
+frame in 97 lost, segments of a minute, forced to the disk and hashed as on a camera host; a finished clip is deleted. Sizes count sidecars.
 CPU is the process's own time a frame, start and imports left out. RSS is read each minute of footage: growth is the most
 after the tenth minute over the most before it.
 
@@ -89,7 +89,7 @@ def one(kind: str, minutes: float, live: bool) -> dict[str, Any]:
 
             def clip_done(sidecar: Any) -> None:
                 nonlocal gaps, frames
-                sizes.append(sidecar.n_bytes)
+                sizes.append(sidecar.n_bytes + len(sidecar.to_json()))
                 gaps, frames = gaps + len(sidecar.gaps), frames + len(sidecar.sensor_ns)
                 for clip in spool.pending():
                     spool.done(clip)
