@@ -3,9 +3,9 @@
 Usage: python tests/bench/frames.py [--minutes 60] [--kind png jpeg raw features] [--live 60]
 
 Each kind runs in a process of its own: a camera of 64 simulated pictures (with its noise) at the stated size and rate, one
-frame in 97 lost, segments of a minute, forced to the disk and hashed as on a camera host; a finished clip is deleted. Sizes count sidecars.
+frame in 97 lost, segments of a minute, forced to the disk and hashed as on a camera host; a finished clip is deleted.
 CPU is the process's own time a frame, start and imports left out. RSS is read each minute of footage: growth is the most
-after the tenth minute over the most before it.
+after the tenth minute over the most before it. Sizes count sidecars.
 
 A Pi 3's CPU share: one of its four cores. How it is limited here: in CPU time. By 7-zip, one core of this machine rates 3,850
 to 4,050 MIPS (`7z b -mmt1`, rating per CPU), four Cortex-A53 cores at 1.2 GHz together 3,640 (sbc-bench, Results.md, Raspberry
