@@ -8,7 +8,9 @@ onnxruntime complains about a missing /sys on standard error: that is the rig's.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +54,17 @@ def host(arm64: Arm, arm64_root: Path, wheel: Path) -> Arm:
     return arm64
 
 
+def work_folder(arm64_root: Path) -> Path:
+    """Return an empty /work of the arm64 system, with six seconds of video in it."""
+    work = arm64_root / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    with video.Writer(work / "door.mp4", 320, 240, Fraction(1, 1000)) as writer:
+        for number in range(60):
+            writer.add(np.full((240, 320, 3), 20 if number < 30 else 160, np.uint8), number * 100)
+    return work
+
+
 def test_debian_s_camera_packages_still_import(host: Arm) -> None:
     """numpy is Debian's, in the system and in the environment, and what was compiled for it works in both."""
     inside, outside = (host(python, "-c", SYSTEM).stdout.split() for python in (PYTHON, "/usr/bin/python3"))
@@ -62,12 +75,7 @@ def test_debian_s_camera_packages_still_import(host: Arm) -> None:
 
 def test_it_records_uploads_pulls_and_runs_a_model(host: Arm, arm64_root: Path) -> None:
     """The same commands as on any camera host; the model's answers are those of this machine."""
-    work = arm64_root / "work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    with video.Writer(work / "door.mp4", 320, 240, Fraction(1, 1000)) as writer:
-        for number in range(60):
-            writer.add(np.full((240, 320, 3), 20 if number < 30 else 160, np.uint8), number * 100)
+    work = work_folder(arm64_root)
     bundle = tiny_bundle()
     bundle.write(work / "store" / keys.bundle_prefix(bundle.bundle_id))
     release = ["release", bundle.bundle_id, "--force", "no gate in this test", "--keys", "keys", "--store", "store"]
@@ -94,7 +102,48 @@ def test_it_records_uploads_pulls_and_runs_a_model(host: Arm, arm64_root: Path) 
     assert [line["label"] for line in there["lines"]] == [line["label"] for line in here["lines"]]
     (clip,) = (work / "store" / "clips").rglob("*.mp4")
     assert sum(len(frames) for frames in video.decode(clip)) == 60
-    assert not list((work / "spool" / "clips").rglob("*.mp4")) if (work / "spool" / "clips").exists() else True
+
+
+AGENT = """
+store = "store"
+host_id = "pi"
+
+[agent]
+spool = "spool"
+start_s = 300  # qemu is 10 to 20 times slower than a machine
+stall_s = 300
+stop_s = 120
+
+[[camera]]
+id = "door"
+url = "door.mp4"
+realtime = true
+segment_s = 3
+"""
+
+
+def test_the_agent_records_and_uploads(host: Arm, rigs: Path, arm64_root: Path) -> None:
+    """Agent, recorder and uploader as aarch64 processes: all clips in the store, health too, a clean end on SIGTERM."""
+    work = work_folder(arm64_root)
+    (work / "camloop.toml").write_text(AGENT)
+    script = f"cd /work && {VENV}/bin/camloop agent 2>agent.log & echo $! >/work/agent.pid; wait $!; echo $? >/work/agent.rc"
+    enter = subprocess.Popen([str(rigs / "arm64" / "enter"), str(arm64_root), "/bin/sh", "-c", script])
+    began, n_clips = time.monotonic(), 0
+    try:
+        while n_clips < 2 and time.monotonic() - began < 600 and enter.poll() is None:
+            time.sleep(1)
+            n_clips = len(list((work / "store" / "clips").rglob("*.mp4"))) if (work / "store").exists() else 0
+        print(f"\nagent on aarch64: {n_clips} clips in the store after {time.monotonic() - began:.0f} s")
+    finally:
+        os.kill(int((work / "agent.pid").read_text()), signal.SIGTERM)
+        enter.wait(timeout=300)
+    events = (work / "agent.log").read_text()
+    assert (work / "agent.rc").read_text().strip() == "0" and '"agent_stopped"' in events, events[-3000:]
+    clips = list((work / "store" / "clips").rglob("*.mp4"))
+    assert sum(len(frames) for clip in clips for frames in video.decode(clip)) == 60
+    assert list((work / "store" / "health" / "pi").rglob("*.json"))
+    page = host(f"{VENV}/bin/camloop", "agent", "status", cwd="/work", check=False).stdout
+    assert "AGENT NOT RUNNING" in page and "camera door" in page and "2 clips delivered" in page
 
 
 def test_a_missing_picamera2_is_one_line(host: Arm) -> None:
