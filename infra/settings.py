@@ -265,8 +265,11 @@ _IN_WORDS: Mapping[Any, str] = {
 }  # fmt: skip
 
 
-def child_environment(settings: Settings, **more: str) -> dict[str, str]:
-    """Return the environment for a camloop command that a process starts: its own, with these settings written into it."""
+def child_environment(settings: Settings, *, secrets: bool = True, **more: str) -> dict[str, str]:
+    """Return the environment for a camloop command that a process starts: its own, with these settings written into it.
+
+    Without `secrets` the store's credentials are left out: a process that decodes what strangers send needs no store.
+    """
     made = dict(os.environ)
     made["CAMLOOP_STORE"] = settings.store_url
     made["CAMLOOP_HOST_ID"] = settings.host_id
@@ -278,7 +281,8 @@ def child_environment(settings: Settings, **more: str) -> dict[str, str]:
         value = getattr(settings.s3, name)
         if value is not None:
             made[variable] = value
-    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):  # meant for this process alone
+    hidden = () if secrets else tuple(f"AWS_{name.upper()}" for name in _SECRETS)
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", *hidden):  # the first three are for this process alone
         made.pop(name, None)
     return made | more
 

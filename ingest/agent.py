@@ -12,6 +12,7 @@ stop nothing here: they are told, and the recorders go on.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -66,9 +67,7 @@ class Agent:
         self._started_ns, self._started_mono_ns = clock.now_ns(), clock.mono_ns()
         self._recorders = [self._recorder(camera, command) for camera in self._cameras]
         uploader = [self._uploader(command)] if config.upload else []
-        self._supervisor = Supervisor(
-            [*self._recorders, *uploader], clock, environment=child_environment(settings), out=out, on_tick=self._tick
-        )
+        self._supervisor = Supervisor([*self._recorders, *uploader], clock, out=out, on_tick=self._tick)
         self._tally = DayTally.read(config.spool, [camera.id for camera in self._cameras], self._today())
         self._errors: dict[tuple[str, str], dict[str, Any]] = {}
         self._told: dict[str, tuple[str, int] | None] = {}
@@ -102,15 +101,19 @@ class Agent:
         argv = [*command, "record", "--camera-table", camera.id, "--spool", str(self._config.spool)]
         argv += ["--heartbeat-fd", HEARTBEAT, "--quiet"]
         return Child(
-            name=camera.id, argv=argv, watch=watch, ends=camera.ends, lines_per_minute=self._config.log_lines_per_minute
-        )
+            name=camera.id, argv=argv, watch=watch, ends=camera.ends, lines_per_minute=self._config.log_lines_per_minute,
+            environment=child_environment(self._settings, secrets=False),
+        )  # fmt: skip
 
     def _uploader(self, command: Sequence[str]) -> Child:
         watch = Watch(clock=self._clock, stall_s=None, longest_pause_s=60.0)
         argv = [*command, "upload", str(self._config.spool), "--watch", "--quiet"]
         for folder in self._config.outbox:
             argv += ["--outbox", str(folder)]
-        return Child(name=UPLOADER, argv=argv, watch=watch, lines_per_minute=self._config.log_lines_per_minute)
+        return Child(
+            name=UPLOADER, argv=argv, watch=watch, lines_per_minute=self._config.log_lines_per_minute,
+            environment=child_environment(self._settings),
+        )  # fmt: skip
 
     def _today(self) -> str:
         return datetime.fromtimestamp(self._clock.now_ns() / 1e9).astimezone().date().isoformat()
@@ -249,6 +252,9 @@ def health_document(state: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 def _forget_oldest(folder: Path, n_kept: int) -> None:
     """Remove the oldest health documents beyond `n_kept`; those of earlier boots go first, by when they were written."""
-    found = sorted(folder.glob("*/*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    for path in found[: max(0, len(found) - n_kept)]:
+    found = []
+    for path in folder.glob("*/*.json"):
+        with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
+            found.append((path.stat().st_mtime_ns, path.name, path))
+    for _, _, path in sorted(found)[: max(0, len(found) - n_kept)]:
         durable.remove(path)

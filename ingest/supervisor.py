@@ -47,11 +47,13 @@ class Child:
         watch: when it is killed and started.
         ends: its exit code 0 means that the source has no more frames; else it is started again.
         lines_per_minute: what of its standard error is passed on.
+        environment: None: this process's own.
     """
 
     name: str
     argv: Sequence[str]
     watch: Watch
+    environment: Mapping[str, str] | None = None
     ends: bool = False
     lines_per_minute: int = 20
     process: subprocess.Popen[bytes] | None = None
@@ -81,17 +83,15 @@ class Supervisor:
     Args:
         children: started at once, in this order.
         clock: the monotonic one counts.
-        environment: of the children; None: this process's own.
         out: where the children's lines go (standard error of the agent).
         on_tick: called in each turn of the loop.
     """
 
     def __init__(
-        self, children: Sequence[Child], clock: Clock, *, environment: Mapping[str, str] | None = None,
-        out: IO[str] | None = None, on_tick: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+        self, children: Sequence[Child], clock: Clock, *, out: IO[str] | None = None, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
         self.children = tuple(children)
-        self._clock, self._environment, self._out, self._on_tick = clock, environment, out or sys.stderr, on_tick
+        self._clock, self._out, self._on_tick = clock, out or sys.stderr, on_tick
         self._selector = selectors.DefaultSelector()
         self._stop = False
 
@@ -145,7 +145,7 @@ class Supervisor:
         try:
             child.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(writing,),
-                start_new_session=True, env=self._environment, preexec_fn=partial(_die_with, os.getpid()),
+                start_new_session=True, env=child.environment, preexec_fn=partial(_die_with, os.getpid()),
             )  # fmt: skip
         except OSError as error:  # no memory, no process: a failure like any other
             os.close(reading)

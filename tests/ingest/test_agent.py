@@ -64,7 +64,8 @@ def make(tmp_path: Path, mode: str, out: io.StringIO | None = None, notify: str 
     made = Agent(
         agent_config(settings), cameras, settings, service, SystemClock(), version="0", command=FAKE, out=out or io.StringIO()
     )
-    made._supervisor._environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for child in made._supervisor.children:
+        child.environment = {**(child.environment or {}), "PYTHONPATH": str(ROOT)}
     return made
 
 
@@ -201,6 +202,17 @@ def test_health_before_anything_is_known() -> None:
     document = health_document(state, 7)
     assert document["spool"] == {"pending": None, "bytes": None, "evicted": None, "oldest_s": None}
     assert document["disk_free_bytes"] is None and document["n"] == 7
+
+
+def test_recorders_hold_no_key_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decodes a stranger's stream has no credentials in its environment; the uploader has."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/s")
+    *recorders, uploader = make(tmp_path, "fine")._supervisor.children
+    assert all("canary" not in (recorder.environment or {}).values() for recorder in recorders)
+    assert uploader.environment is not None and uploader.environment["AWS_SECRET_ACCESS_KEY"] == "canary"
+    assert all("NOTIFY_SOCKET" not in (child.environment or {}) for child in (*recorders, uploader))
 
 
 def test_uplink(tmp_path: Path) -> None:

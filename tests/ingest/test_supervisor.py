@@ -26,7 +26,8 @@ def fake(tmp_path: Path, name: str, mode: str, **more: int | bool) -> Child:
     """Return a child that goes wrong as `mode` says."""
     watch = Watch(clock=SystemClock(), stall_s=0.7, start_s=3.0, longest_pause_s=0.2, rng=random.Random(1))
     argv = [sys.executable, str(FAKE), HEARTBEAT, str(tmp_path / name), mode]
-    return Child(name=name, argv=argv, watch=watch, **more)  # type: ignore[arg-type]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return Child(name=name, argv=argv, watch=watch, environment=environment, **more)  # type: ignore[arg-type]
 
 
 def starts(tmp_path: Path, name: str) -> list[tuple[int, float]]:
@@ -58,8 +59,7 @@ def supervised() -> Iterator[Callable[..., Supervisor]]:
     made: list[Supervisor] = []
 
     def make(*children: Child, out: io.StringIO | None = None) -> Supervisor:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        made.append(Supervisor(children, SystemClock(), environment=environment, out=out or io.StringIO()))
+        made.append(Supervisor(children, SystemClock(), out=out or io.StringIO()))
         return made[-1]
 
     yield make
