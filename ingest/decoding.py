@@ -47,6 +47,22 @@ def is_sound(data: bytes, codec: str) -> bool:
     return data[:2] == b"\xff\xd8" if codec == "mjpeg" else data[:3] == _START[1:] or data[:4] == _START
 
 
+def continues(data: bytes, codec: str) -> bool:
+    """Say whether a packet is the rest of the picture before it: its first slice is not the picture's first.
+
+    H.264: first_mb_in_slice, ue(v), is 0 as a single 1 bit (7.3.3); HEVC: first_slice_segment_in_pic_flag (7.3.6.1).
+    """
+    if codec not in _PARAMETERS:
+        return False
+    for unit in units(data[:_HEAD_BYTES]):
+        if len(unit) < 3:
+            continue
+        kind = unit[0] & 0x1F if codec == "h264" else (unit[0] & 0x7E) >> 1
+        if kind in (1, 5) if codec == "h264" else kind < 32:
+            return not unit[1 if codec == "h264" else 2] & 0x80
+    return False
+
+
 def format_of(data: bytes, known: StreamFormat) -> StreamFormat | None:
     """Return the format that a keyframe shows, `known` itself when nothing changed, None when it cannot be read."""
     if known.codec == "mjpeg":

@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import av
 
 from infra.errors import DeviceError
-from ingest.decoding import check_codec
+from ingest.decoding import check_codec, continues
 from ingest.source import StreamFormat
 
 MAX_QUEUE_BYTES: Final = 32 << 20
@@ -142,6 +142,34 @@ class PacketReader:
         with self._changed:
             self._problem = reason
             self._changed.notify_all()
+
+
+def joined(packets: Iterable[StreamPacket], codec: str) -> Iterator[StreamPacket]:
+    """Yield whole pictures: a server that puts parameter sets between the slices of one makes FFmpeg split it.
+
+    Each packet waits for the next one, and is passed on when the stream ends or breaks.
+    """
+    before: StreamPacket | None = None
+    try:
+        for packet in packets:
+            if before is not None and _is_rest(packet, before, codec):
+                before = replace(before, data=before.data + packet.data, n_dropped=before.n_dropped + packet.n_dropped)
+                continue
+            if before is not None:
+                yield before
+            before = packet
+    except DeviceError:
+        if before is not None:
+            yield before
+        raise
+    if before is not None:
+        yield before
+
+
+def _is_rest(packet: StreamPacket, before: StreamPacket, codec: str) -> bool:
+    if packet.n_dropped or codec == "mjpeg":
+        return False
+    return (packet.pts_ns is not None and packet.pts_ns == before.pts_ns) or continues(packet.data, codec)
 
 
 def _reason(error: Exception) -> str:

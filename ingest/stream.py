@@ -30,7 +30,7 @@ from infra.records import ClockQuality
 from ingest.address import resolve
 from ingest.decoding import SmallPictures, format_of, is_sound
 from ingest.host import boot_id
-from ingest.packets import PacketReader, StreamPacket
+from ingest.packets import PacketReader, StreamPacket, joined
 from ingest.relay import Relay
 from ingest.source import DAMAGED, RECORDER_SLOW, REOPENED, SOURCE_DROPPED, EncodedFrame, StreamFormat
 from ingest.stream_clock import StreamClock, settled
@@ -158,7 +158,8 @@ class StreamCamera:
         connection = self._connection
         first_ns = None
         is_joined, n_bad = False, 0
-        for packet, pts_ns, dts_ns in settled(connection.packets(self._stall_s), connection.reader.period_ns):
+        whole = joined(connection.packets(self._stall_s), self.format.codec)
+        for packet, pts_ns, dts_ns in settled(whole, connection.reader.period_ns):
             arrival_ns = packet.arrival_ns
             if first_ns is None and connection.relay is not None:
                 arrival_ns = connection.relay.first_media_ns or arrival_ns

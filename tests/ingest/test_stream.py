@@ -15,8 +15,8 @@ import pytest
 
 from infra.clock import FakeClock
 from infra.errors import DeviceError
-from ingest.decoding import format_of, is_sound, parameter_sets
-from ingest.packets import PacketReader, StreamPacket
+from ingest.decoding import continues, format_of, is_sound, parameter_sets
+from ingest.packets import PacketReader, StreamPacket, joined
 from ingest.source import DAMAGED, RECORDER_SLOW, REOPENED, SOURCE_DROPPED, StreamFormat, pictures
 from ingest.stream import Connection, StreamCamera
 from ingest.stream_clock import SLEW, StreamClock, settled
@@ -102,6 +102,23 @@ class TestSettled:
         """A stream without any times gets them by its rate."""
         found = list(settled([StreamPacket(b"", None, None, False, 0)] * 40, STEP))
         assert [pts for _, pts, _ in found] == [n * STEP for n in range(40)]
+
+
+def test_pictures_in_pieces() -> None:
+    """Slices of one picture that come as packets of their own are one frame again, also when the stream breaks."""
+    first, rest = b"\x00\x00\x01\x65\x88\x84", b"\x00\x00\x01\x67\x01\x02\x00\x00\x01\x65\x0a\x84"
+    assert not continues(first, "h264") and continues(rest, "h264")
+
+    def packets() -> Iterator[StreamPacket]:
+        for data, pts in ((first, None), (rest, None), (first, STEP), (first, STEP), (first, 2 * STEP), (rest, 3 * STEP)):
+            yield StreamPacket(data, pts, pts, True, 7)
+        raise DeviceError("gone")
+
+    found = []
+    with pytest.raises(DeviceError, match="gone"):
+        for packet in joined(packets(), "h264"):
+            found.append(packet.data)
+    assert found == [first + rest, first + first, first + rest]
 
 
 class Hanging:

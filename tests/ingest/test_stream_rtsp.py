@@ -68,6 +68,14 @@ class TestPlays:
         assert np.abs(steps - 1e9 / 30).max() < 120_000, "a tick is 11,111 ns, the tie moves by 500e-6 at most"
         assert clip.sidecar.start_mono_ns <= time.monotonic_ns() and clip.sidecar.boot_id
 
+    def test_pictures_in_slices(self, live: Rtsp, spool: Spool) -> None:
+        """A server that sends a picture as slices with parameter sets between them still gives one frame a picture."""
+        Recorder(camera(live.url), spool).record(max_frames=25)
+        (clip,) = spool.pending()
+        shape = probe(clip.path)
+        assert (shape.n_frames, shape.index) == (25, "packets")
+        assert np.diff(clip.sidecar.sensor_ns).min() > 50_000_000
+
     def test_small_pictures_and_whole_ones(self, live: Rtsp) -> None:
         """The trigger's pictures come with keyframes; `pictures` decodes everything; `open_camera` knows the address."""
         found = open_camera(live.url, camera_id="yard", allow=ALLOW, small_px=(64, 48))
