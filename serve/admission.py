@@ -8,6 +8,7 @@ each answer to a host with more to send names its next slot, so hosts take turns
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -46,8 +47,8 @@ class Admission:
         if not capacity_clips_s > 0:
             raise UsageError(f"capacity {capacity_clips_s} clips a second; it must be positive")
         self.capacity_clips_s = capacity_clips_s
-        self._next_slot_s = 0.0
-        self._next_fresh_s = 0.0
+        self._next_slot_s = -math.inf
+        self._next_fresh_s = -math.inf
         self._slots: dict[tuple[Lane, str], float] = {}  # the turn a host was promised: one per lane, however often it asks
         self._expiring: deque[tuple[float, Lane, str]] = deque()
         self._fresh_of: dict[str, float] = {}  # per host: when its fresh allowance is whole again

@@ -10,6 +10,7 @@ no secrets: put it behind TLS where the network is not your own (infra/docs/guid
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,6 +29,7 @@ from serve.broker import Answer, Broker, body_of
 from serve.receiver import OBJECTS, FolderReceiver
 
 _READABLE: Final = ("releases/", "wanted/")
+BUSY_S: Final = 1.0  # how long the answer `busy` is held back
 _PIECE_BYTES: Final = 1 << 20
 _STATUS: Final[tuple[tuple[type[CamloopError], int], ...]] = (
     (StoreForbidden, 403), (ObjectExists, 412), (ObjectMissing, 404), (UsageError, 404), (StoreError, 503),
@@ -100,7 +102,10 @@ async def _asked(request: Request, answer: Callable[[bytes, str], Answer]) -> Re
         body += piece
         if len(body) > MAX_ASK_BYTES:
             return JSONResponse({"error": "too_large", "message": f"a request has at most {MAX_ASK_BYTES} bytes"}, 413)
-    return _sent(await run_in_threadpool(answer, bytes(body), request.headers.get(SIGNATURE_HEADER, "")))
+    made = await run_in_threadpool(answer, bytes(body), request.headers.get(SIGNATURE_HEADER, ""))
+    if made.document.get("error") == "busy":  # who asks without end waits for each answer, and others do not notice
+        await asyncio.sleep(BUSY_S)
+    return _sent(made)
 
 
 async def _received(receiver: FolderReceiver, grant: str, request: Request) -> Response:
