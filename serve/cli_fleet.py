@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -155,12 +156,19 @@ def _serve(arguments: argparse.Namespace, context: Context) -> int:
     known = registry.Registry(store, context.clock)
     broker = Broker(known, receiver, context.clock, admission=Admission(arguments.capacity))
     app = fleet_web.make_app(broker, receiver if isinstance(receiver, FolderReceiver) else None, store)
-    scheme = "https" if arguments.tls else "http"
-    context.out.line(f"broker of {store.url} on {scheme}://{host}:{port} for {len(known.hosts())} hosts; Ctrl-C ends it")
-    if host not in LOOPBACK and not arguments.tls:
-        context.out.note("Plain http: who listens on this network sees the clips, and could use a code before its host.")
-    server = fleet_web.make_server(app, host, port, tls=tuple(arguments.tls) if arguments.tls else None)
-    server.run()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(f"--address {arguments.address}: {error.strerror}; choose another address or port") from error
+    with listening:
+        shown = f"[{host}]" if ":" in host else host
+        url = f"{'https' if arguments.tls else 'http'}://{shown}:{listening.getsockname()[1]}"
+        context.out.line(f"broker of {store.url} on {url} for {len(known.hosts())} hosts; Ctrl-C ends it")
+        if host not in LOOPBACK and not arguments.tls:
+            context.out.note("Plain http: who listens on this network sees the clips, and could use a code before its host.")
+        server = fleet_web.make_server(app, host, port, tls=tuple(arguments.tls) if arguments.tls else None)
+        server.run(sockets=[listening])
     return 0 if server.started else 1
 
 
