@@ -34,14 +34,17 @@ class Relay:
     Args:
         address: where to connect.
         stall_s: seconds without a byte from the camera after which the connection ends.
+        answer_s: the same until media flow; None: as long.
         verify_tls: whether an rtsps camera must show a certificate for its name that this machine trusts.
 
     Raises:
         DeviceError: the camera does not answer at its port.
     """
 
-    def __init__(self, address: Address, *, stall_s: float, verify_tls: bool = True) -> None:
-        self._address, self._stall_s = address, stall_s
+    def __init__(
+        self, address: Address, *, stall_s: float, answer_s: float | None = None, verify_tls: bool = True
+    ) -> None:
+        self._address, self._stall_s, self._answer_s = address, stall_s, answer_s or stall_s
         self.problem: str | None = None
         self.first_media_ns: int | None = None
         self._camera = self._connected(verify_tls)
@@ -63,7 +66,7 @@ class Relay:
     def _connected(self, verify_tls: bool) -> socket.socket:
         address = self._address
         try:
-            camera = socket.create_connection((address.ip, address.port), timeout=self._stall_s)
+            camera = socket.create_connection((address.ip, address.port), timeout=self._answer_s)
             if address.scheme == "rtsps":
                 context = ssl.create_default_context()
                 if not verify_tls:
@@ -81,7 +84,7 @@ class Relay:
     def _run(self) -> None:
         client: socket.socket | None = None
         try:
-            self._listener.settimeout(self._stall_s)
+            self._listener.settimeout(self._answer_s)
             client, _ = self._listener.accept()
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.settimeout(self._stall_s)
@@ -99,7 +102,8 @@ class Relay:
             selector.register(client, selectors.EVENT_READ)
             heard_s = time.monotonic()
             while not self._cut.is_set():
-                ready = [key.fileobj for key, _ in selector.select(max(0.0, heard_s + self._stall_s - time.monotonic()))]
+                silence_s = self._answer_s if self.first_media_ns is None else self._stall_s
+                ready = [key.fileobj for key, _ in selector.select(max(0.0, heard_s + silence_s - time.monotonic()))]
                 if client in ready:
                     asked = client.recv(_PIECE_BYTES)
                     if not asked:
@@ -119,8 +123,8 @@ class Relay:
                     client.sendall(data)
                     if self.first_media_ns is not None:
                         time.sleep(_BATCH_S)
-                elif time.monotonic() - heard_s >= self._stall_s:
-                    self.problem = f"nothing came for {self._stall_s:g} s"
+                elif time.monotonic() - heard_s >= silence_s:
+                    self.problem = f"nothing came for {silence_s:g} s"
                     return
 
     def _received(self) -> bytes | None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 OPEN_S: Final = 15.0  # FFmpeg looks at a stream for 0.5 to 2 s; a keyframe may be 10 s away
 STALL_S: Final = 4.0
-REOPEN_S: Final = 2.0  # with STALL_S less than the 8 s after which the agent's watchdog kills: the segment is finished first
+REOPEN_S: Final = 2.0  # with STALL_S less than the 8 s after which the agent's watchdog kills: the clip is finished first
 PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _RTSP: Final = {
     "rtsp_transport": "tcp", "protocol_whitelist": "rtsp,tcp,rtp", "analyzeduration": "500000", "max_delay": "500000",
@@ -95,7 +95,7 @@ class StreamCamera:
     """A camera that sends packets: an `EncodedSource`. Use `open_rtsp` or `usb.open_v4l2`.
 
     Args:
-        connect: opens the stream once; raises DeviceError.
+        connect: opens the stream once, given the seconds that the camera has to answer; raises DeviceError.
         camera_id: who films.
         host_id: the machine that records.
         site: where the camera stands.
@@ -110,7 +110,7 @@ class StreamCamera:
 
     def __init__(
         self,
-        connect: Callable[[], Connection],
+        connect: Callable[[float], Connection],
         *,
         camera_id: str,
         host_id: str = "host",
@@ -127,7 +127,7 @@ class StreamCamera:
         self.clock: ClockQuality = _quality()
         self._ties = StreamClock()
         self._number = -1
-        self._connection = connect()
+        self._connection = connect(stall_s)
         self.format: StreamFormat = self._connection.format
         self.width_px, self.height_px = self.format.width_px, self.format.height_px
 
@@ -215,7 +215,7 @@ class StreamCamera:
             self._machine.sleep_s(pause_s * random.uniform(0.8, 1.2))
             n_tries += 1
             try:
-                self._connection = self._connect()
+                self._connection = self._connect(min(self._stall_s, self._reopen_s))
             except DeviceError as again:
                 if (self._machine.mono_ns() - began_ns) / 1e9 + pause_s > self._reopen_s:
                     raise DeviceError(f"{again}; {n_tries} tries since it broke ({error})") from again
@@ -256,9 +256,9 @@ def open_rtsp(
     """
     host = resolve(url, allow=allow).host
 
-    def connect() -> Connection:
+    def connect(answer_s: float) -> Connection:
         address = resolve(url, allow=allow)  # looked up again each time, judged again, connected to by its number
-        relay = Relay(address, stall_s=stall_s, verify_tls=verify_tls)
+        relay = Relay(address, stall_s=stall_s, answer_s=answer_s, verify_tls=verify_tls)
         reader = PacketReader(lambda: av.open(address.through(relay.port), options=dict(_RTSP)), address.shown)
         return opened(reader, relay)
 

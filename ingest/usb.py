@@ -59,7 +59,7 @@ def open_v4l2(
         return av.open(device, format="v4l2", options=options)
 
     return StreamCamera(
-        lambda: opened(PacketReader(open_container, f"v4l2://{device}")), camera_id=camera_id or Path(device).name,
+        lambda answer_s: opened(PacketReader(open_container, f"v4l2://{device}")), camera_id=camera_id or Path(device).name,
         host_id=host_id, site=site, small=small, stall_s=stall_s, reopen_s=reopen_s,
     )  # fmt: skip
 

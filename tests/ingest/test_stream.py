@@ -237,7 +237,7 @@ class TestCamera:
         """Return a camera whose connections are these, one after the other; then it is gone."""
         waiting = list(connections)
 
-        def connect() -> Connection:
+        def connect(answer_s: float) -> Connection:
             found = waiting.pop(0) if waiting else DeviceError("camera cam: Connection refused")
             if isinstance(found, DeviceError):
                 raise found
