@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from infra.errors import DeviceError
+from infra.picture import Rgb
 from infra.video import decode, packets, probe
+from ingest.decoding import format_of
+from ingest.gate import Gate, Seen
 from ingest.recorder import Recorder
 from ingest.source import NO_KEYFRAME, REOPENED, EncodedFrame, StreamFormat
 from ingest.spool import Spool
@@ -108,3 +115,53 @@ def test_settings_per_frame(spool: Spool) -> None:
     Recorder(EncodedCamera(sent), spool).record()
     (clip,) = spool.pending()
     assert clip.sidecar.controls == {"gain": (2.0,), "exposure_us": (100.0, 101.0, 102.0, 103.0, 104.0)}
+
+
+def test_hevc(spool: Spool) -> None:
+    """HEVC with B-frames is kept as it comes, too, its size read from its parameter sets."""
+    try:
+        encoder: Any = av.CodecContext.create("libx265", "w")
+    except ValueError:
+        pytest.skip("this FFmpeg has no HEVC encoder to make a stream with")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 160, 120, "yuv420p", Fraction(1, 10)
+    encoder.options = {"preset": "ultrafast", "x265-params": "keyint=10:bframes=2:log-level=error:repeat-headers=1"}
+    noise = np.random.default_rng(1).integers(0, 256, (120, 160, 3), np.uint8)
+    made: list[Any] = []
+    for number in range(20):
+        picture: Any = av.VideoFrame.from_ndarray(np.roll(noise, number, axis=1), format="rgb24").reformat(format="yuv420p")
+        picture.pts = number
+        made += encoder.encode(picture)
+    made += encoder.encode(None)
+    kind = format_of(bytes(made[0]), StreamFormat(codec="hevc", width_px=0, height_px=0, extradata=b""))
+    assert kind is not None and (kind.width_px, kind.height_px) == (160, 120)
+    sent = [
+        EncodedFrame(
+            data=bytes(packet), is_keyframe=packet.is_keyframe, sensor_ns=packet.pts * 10**8 + 10**9, frame_number=number,
+            format=kind, decode_ns=packet.dts * 10**8 + 10**9,
+        )
+        for number, packet in enumerate(made)
+    ]  # fmt: skip
+    Recorder(EncodedCamera(sent), spool).record()
+    (clip,) = spool.pending()
+    shape = probe(clip.path)
+    assert (shape.codec, shape.n_frames, shape.index) == ("hevc", 20, "packets")
+    assert clip.sidecar.sensor_ns == tuple(10**9 + n * 10**8 for n in range(20))
+
+
+def test_behind_a_gate(spool: Spool) -> None:
+    """Behind a gate only what happened is recorded, from the keyframe before it on; what was not kept is counted."""
+    sent = [dataclasses.replace(f, small=np.full((4, 4, 3), 255 * (30 <= f.frame_number < 33), np.uint8)) for f in frames(60)]
+    gate: Gate[EncodedFrame] = Gate(Bright(), small=lambda frame: frame.small, pre_roll_s=0.5, post_roll_s=0.5)
+    recorded = Recorder(EncodedCamera(sent), spool).record_events(gate.events(sent))
+    (clip,) = spool.pending()
+    assert stored(spool) == [frame.data for frame in sent[20 : 20 + recorded.n_frames]] and 18 <= recorded.n_frames <= 20
+    assert (clip.sidecar.trigger, clip.sidecar.event["peak"], clip.sidecar.gaps) == ("bright", 1.0, ())
+
+
+class Bright:
+    """A trigger that is on while its picture is bright."""
+
+    name, small_px = "bright", (4, 4)
+
+    def see(self, small: Rgb, sensor_ns: int, utc_ns: int | None) -> Seen:
+        return Seen(on=bool(small.max()), score=float(small.max()) / 255, reason="bright")
