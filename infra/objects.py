@@ -59,6 +59,7 @@ class ResumeLog:
 
     `on_bytes(n)` is called before n bytes of the body go out: it may wait (a rate limit), count, or raise to stop.
     `on_stored(n)` is called when the store has acknowledged n bytes of a part, or of a file that went in one piece.
+    `is_fresh` and `n_waiting` are for a broker that plans who comes when: made just now, or waited; how many more wait.
 
     Raises:
         UsageError: parts smaller than S3 takes.
@@ -68,6 +69,8 @@ class ResumeLog:
     part_bytes: int = MIN_PART_BYTES
     on_bytes: Callable[[int], None] | None = None
     on_stored: Callable[[int], None] | None = None
+    is_fresh: bool = False
+    n_waiting: int = 1
 
     def __post_init__(self) -> None:
         if self.part_bytes < MIN_PART_BYTES:

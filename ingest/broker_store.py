@@ -113,16 +113,18 @@ class BrokerStore:
         if not path.is_file():
             raise StoreError(f"{path}: no such file to store")
         n_bytes = path.stat().st_size
-        on_bytes = None if resume is None else resume.on_bytes
         with path.open("rb") as file:
             if (found := hashlib.file_digest(file, "sha256").hexdigest()) != sha256:
                 raise StoreError(f"{path}: its bytes hash to {found}, not {sha256}; nothing was stored")
-        if n_bytes > MULTIPART_BYTES:
-            return self._put_parts(key, path, n_bytes, sha256, resume)
-        made = self._put(key, n_bytes, sha256, lambda: Body(path, 0, n_bytes, sha256, on_bytes))
-        if resume is not None:
-            resume.stored(n_bytes)
-        return made
+        with contextlib.ExitStack() as lane:
+            if resume is not None:
+                lane.enter_context(self.lane("fresh" if resume.is_fresh else "backlog", waiting=resume.n_waiting))
+            if n_bytes > MULTIPART_BYTES:
+                return self._put_parts(key, path, n_bytes, sha256, resume)
+            on_bytes = None if resume is None else resume.on_bytes
+            made = self._put(key, n_bytes, sha256, lambda: Body(path, 0, n_bytes, sha256, on_bytes))
+            _stored(resume, n_bytes)
+            return made
 
     def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
         look = self._look(key)
@@ -303,6 +305,11 @@ class BrokerStore:
 
     def _now_s(self) -> float:
         return self._clock.mono_ns() / 1e9
+
+
+def _stored(resume: ResumeLog | None, n_bytes: int) -> None:
+    if resume is not None and resume.on_stored is not None:
+        resume.on_stored(n_bytes)
 
 
 @dataclass(frozen=True, slots=True)

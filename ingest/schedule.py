@@ -20,10 +20,12 @@ from datetime import UTC, datetime, tzinfo
 
 from infra.clock import Clock
 from infra.errors import SettingsError
+from infra.log import Log
 from infra.objects import MIN_PART_BYTES
 
 _HOURS = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
 _DAY_MIN = 24 * 60
+_log = Log("ingest.upload")
 PIECE_S = 0.5  # a rate limit waits at most so long at a time, so that a stop is heard
 
 
@@ -175,14 +177,14 @@ class Meter:
 
 
 class Lanes:
-    """How many transfers at once: twice as many while that brings at least `GAIN`, back when it does not.
+    """How many transfers at once: twice as many while that brings a `GAIN`th of what it could, back when it does not.
 
     A window ends after some acknowledged puts at one number of lanes; its rate is compared with the one before. On a thin
     link few lanes fill it, and a cut then costs a few half parts, not ten. What did not help is tried again, ever later.
     """
 
-    FIRST = 2
-    GAIN = 1.12
+    FIRST = 4
+    GAIN = 0.12
     WINDOW_S = 0.4  # at least
     RETRY_S = 5.0
     LONGEST_RETRY_S = 120.0
@@ -212,14 +214,15 @@ class Lanes:
         with self._lock:
             self._stored, self._bytes = self._stored + 1, self._bytes + n_bytes
             now_ns = self._clock.mono_ns()
-            if self._from_ns is None or self._stored < max(4, 2 * self.n) or now_ns - self._from_ns < self.WINDOW_S * 1e9:
+            if self._from_ns is None or self._stored < 3 * self.n or now_ns - self._from_ns < self.WINDOW_S * 1e9:
                 return
+            _log.debug("lanes", n=self.n, bytes_per_s=round(self._bytes / (now_ns - self._from_ns) * 1e9))
             self._decide(self._bytes / (now_ns - self._from_ns) * 1e9, now_ns)
             self._from_ns, self._stored, self._bytes = now_ns, 0, 0
 
     def _decide(self, rate: float, now_ns: int) -> None:
         if self._best is not None and self.n > self._best[0]:
-            if rate < self._best[1] * self.GAIN:  # it did not help: back
+            if rate < self._best[1] * (1 + self.GAIN * (self.n / self._best[0] - 1)):  # it did not help: back
                 self.n, self._hold_until_ns = self._best[0], now_ns + round(self._retry_s * 1e9)
                 self._retry_s = min(2 * self._retry_s, self.LONGEST_RETRY_S)
                 return
@@ -243,6 +246,7 @@ class Turns:
         self._old: deque[str] = deque()
         self._fresh: deque[tuple[str, int]] = deque()  # with the monotonic time at which it was first seen
         self._seen: set[str] | None = None
+        self.was_fresh = False  # the clip that `next` returned last
 
     def __len__(self) -> int:
         return len(self._old) + len(self._fresh)
@@ -265,6 +269,7 @@ class Turns:
             self._credit += self._share
             fresh = self._credit >= 1.0
             self._credit -= fresh
+        self.was_fresh = fresh
         if fresh:
             return self._fresh.popleft()[0]
         return self._old.popleft() if self._old else None

@@ -290,7 +290,8 @@ class Uploader:
             return True
         self._lanes.begin()
         self._meter.begin()
-        resume = ResumeLog(resume_path(self._spool.folder, clip_id), self._settings.part_bytes, self._on_bytes, self._on_stored)
+        log, turn = resume_path(self._spool.folder, clip_id), (self._turns.was_fresh, len(self._turns))
+        resume = ResumeLog(log, self._settings.part_bytes, self._on_bytes, self._on_stored, *turn)
         future = self._pool.submit(deliver, clip, self._store, self._retry, resume)
         self._flights[future] = _Flight(clip, held)
         self._keep_metered(under_way + clip.sidecar.n_bytes)

@@ -28,7 +28,7 @@ def page(status: FleetStatus) -> Iterator[str]:
     others = [f"{sum(host.state == state for host in status.hosts)} {state}" for state in ("invited", "revoked")]
     counted = [text for text in others if not text.startswith("0 ")]
     n_cameras = sum(len(host.cameras) for host in active)
-    yield _fit(", ".join([f"{len(active)} hosts, {n_cameras} cameras", *counted]))
+    yield _fit(", ".join([_counted(len(active), "host"), _counted(n_cameras, "camera"), *counted]))
     if status.audit is not None:
         yield from _ledger(status)
     if len(active) > N_WORST:
@@ -85,7 +85,7 @@ def _host(host: HostStatus) -> Iterator[str]:
 
 
 def _camera(camera: CameraStatus) -> str:
-    facts = [f"{camera.n_clips} clips"]
+    facts = [_counted(camera.n_clips, "clip")]
     if camera.last_clip_s is not None:
         facts.append(f"last {span(camera.last_clip_s)} ago")
     if camera.fps is not None:
@@ -101,7 +101,7 @@ def _ledger(status: FleetStatus) -> Iterator[str]:
     audit = status.audit
     assert audit is not None
     expected, explained = (sum(row.n_expected for row in audit.rows), sum(sum(row.explained.values()) for row in audit.rows))
-    yield from _wrapped(f"{expected} clips numbered, {explained} explained, {audit.n_missing} missing", "")
+    yield from _wrapped(f"{_counted(expected, 'clip')} numbered, {explained} explained, {audit.n_missing} missing", "")
     for pages, what in ((audit.missing_pages, "missing"), (audit.broken_pages, "broken"), (audit.refused_pages, "not signed")):
         if pages:
             host_id, boot_id, number = pages[0]
@@ -118,6 +118,10 @@ def document(status: FleetStatus) -> dict[str, Any]:
     if status.audit is not None:
         made["audit"] = dataclasses.asdict(status.audit) | {"n_missing": status.audit.n_missing}
     return made
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _short(name: str, most: int = 26) -> str:

@@ -202,7 +202,7 @@ class TestCommands:
             server.wait(20)
         assert main(["fleet", "status", "--store", folder]) == 0
         out = capsys.readouterr().out
-        assert "barn  ok  heard" in out and "gate: 1 clips" in out and max(map(len, out.splitlines())) <= 60
+        assert "barn  ok  heard" in out and "gate: 1 clip, last" in out and max(map(len, out.splitlines())) <= 60
         assert main(["fleet", "status", "barn", "--no-holes", "--store", folder, "--json"]) == 0
         document = json.loads(capsys.readouterr().out)
         assert document["hosts"][0]["cameras"][0]["n_clips"] == 1 and document["audit"] is None
