@@ -88,7 +88,7 @@ class PiCamera:
         output.outputframe = self._take
         try:
             device.start()
-            device.camera.start_encoder(self._encoder, output, name="main")
+            device.encode(self._encoder, output)
             while (seen := self._mailbox.get(STALL_S)) is not None:
                 if seen.is_keyframe:
                     self.clock = _quality(self._clock, seen.sensor_ns)

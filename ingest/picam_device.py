@@ -96,9 +96,12 @@ class Device:
         self.camera = _open(settings)
         try:
             self._configure(pixels, settings.small_px if pixels == "YUV420" else None)
-        except (RuntimeError, UsageError):
+        except UsageError:
             self.camera.close()
             raise
+        except RuntimeError as error:
+            self.camera.close()
+            raise self._refused("configured", error) from error
         self.numbers = FrameNumbers(settings.frame_us * 1000)
         self.training: TrainingMode | None = None
         if settings.training != "off":
@@ -146,11 +149,31 @@ class Device:
     def start(self) -> None:
         """Start filming; return when the frames are worth recording (at once, or when training mode has locked)."""
         self.camera.pre_callback = self._see
-        self.camera.start()
+        try:
+            self.camera.start()
+        except (RuntimeError, OSError) as error:
+            raise self._refused("started", error) from error
         if self.training is not None and not self.ready.wait(self.settings.settle_s + STALL_S):
             raise self.stalled()
         if self.error is not None:
             raise self.error
+
+    def encode(self, encoder: Any, output: Any) -> None:
+        """Start the encoder; it begins with a keyframe.
+
+        Raises:
+            DeviceError: it does not start.
+        """
+        try:
+            self.camera.start_encoder(encoder, output, name="main")
+        except (RuntimeError, OSError) as error:
+            raise self._refused("encoded", error) from error
+
+    def _refused(self, what: str, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"camera picam://{self.settings.number} cannot be {what} at {self.settings.width}x{self.settings.height}: {error}; "
+            "look whether another program holds it, and at `dmesg`"
+        )
 
     def stalled(self) -> DeviceError:
         """Return the error for a camera that gives nothing."""

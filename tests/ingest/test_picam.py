@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,37 @@ def test_without_picamera2_the_remedy_is_one_line(monkeypatch: pytest.MonkeyPatc
     for look in (available_cameras, lambda: open_picam("picam://0")):
         with pytest.raises(MissingExtra, match=r"apt install python3-picamera2.*--system-site-packages"):
             look()
+
+
+@pytest.mark.parametrize(("n_cameras", "words"), [(0, "there are: none; look at the cable"), (1, "picam://0 (imx708)")])
+def test_a_camera_that_is_not_there_says_what_is(n_cameras: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None at all, or another number."""
+    monkeypatch.setitem(sys.modules, "picamera2", fake_picamera2(n_cameras))
+    with pytest.raises(UsageError, match=re.escape(words)):
+        open_picam("picam://3")
+
+
+def test_a_camera_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libcamera's own reason, and who may hold it."""
+    monkeypatch.setitem(sys.modules, "picamera2", fake_picamera2(1))
+    with pytest.raises(DeviceError, match=r"picam://0 cannot be opened: Device or resource busy; .*rpicam-vid"):
+        open_picam("picam://0")
+
+
+def fake_picamera2(n_cameras: int) -> types.ModuleType:
+    """Return a picamera2 that lists cameras and opens none."""
+
+    class Picamera2:
+        @staticmethod
+        def global_camera_info() -> list[dict[str, object]]:
+            return [{"Model": "imx708", "Id": f"/base/{number}"} for number in range(n_cameras)]
+
+        def __init__(self, number: int) -> None:
+            raise RuntimeError("Camera __init__ sequence did not complete.") from RuntimeError("Device or resource busy")
+
+    module = types.ModuleType("picamera2")
+    module.Picamera2 = Picamera2  # type: ignore[attr-defined]
+    return module
 
 
 def test_the_encoder_is_what_the_machine_has(tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def stalled() -> dict[str, Any]:
 
 
 def colours(url: str) -> dict[str, Any]:
-    """Return the mean colour of six upright bars, from pictures and from the small pictures of the stream."""
+    """Return the colours of six upright bars: of pictures, of the stream once decoded, and of its small pictures."""
+    import av
     import numpy as np
 
     def bars(rgb: Any) -> list[list[float]]:
@@ -179,10 +180,14 @@ def colours(url: str) -> dict[str, Any]:
     large = next(films)
     films.close()  # type: ignore[attr-defined]
     encoded = iter(stream(url))
-    small = next(encoded).small
+    first = next(encoded)
     encoded.close()  # type: ignore[attr-defined]
-    assert small is not None
-    return {"pictures": bars(large.rgb), "small": bars(small), "size": large.rgb.shape}
+    assert first.small is not None
+    decoder: Any = av.CodecContext.create("h264", "r")
+    (shown,) = [*decoder.decode(av.Packet(first.data)), *decoder.decode(None)]
+    stream_rgb = shown.to_ndarray(format="rgb24")
+    assert stream_rgb.shape == large.rgb.shape
+    return {"pictures": bars(large.rgb), "stream": bars(stream_rgb), "small": bars(first.small)}
 
 
 def slow_pictures(url: str) -> dict[str, Any]:

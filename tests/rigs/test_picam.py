@@ -146,11 +146,11 @@ def test_a_camera_that_gives_nothing_is_an_error(virtual_cameras: Rig) -> None:
 
 @pytest.mark.parametrize("size", ["width=1280&height=720", "width=656&height=368"])
 def test_colours_are_red_green_blue(virtual_cameras: Rig, size: str) -> None:
-    """picamera2's BGR888 is RGB in memory, and padded rows of the small stream are cut."""
+    """picamera2's BGR888 is RGB in memory, and padded rows are cut, of pictures and streams alike."""
     result = virtual_cameras("film_picam.py", "colours", f"picam://0?small=304&{size}")
     bars = [[255, 0, 0], [0, 255, 0], [255, 255, 0], [0, 0, 255], [255, 0, 255], [0, 255, 255]]
-    for kind in ("pictures", "small"):
-        assert np.abs(np.asarray(result[kind]) - bars).max() <= 12, kind
+    for kind, least in (("pictures", 12), ("small", 12), ("stream", 24)):  # libx264 at its fastest is coarse
+        assert np.abs(np.asarray(result[kind]) - bars).max() <= least, kind
 
 
 def test_a_slow_reader_of_pictures_is_told_what_it_missed(virtual_cameras: Rig) -> None:
