@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from infra.artefacts import Wanted
 from infra.errors import SettingsError
 from infra.picture import Rgb
 from infra.settings import load_settings
+from ingest.config import agent_config, camera_configs
 from ingest.gate import Seen
+from ingest.privacy import PrivacySettings
 from ingest.source import EncodedFrame, SourceFrame, StreamFormat, open_source
 from ingest.trigger import Always, DuePictures, MotionTrigger, TriggerSettings, When, open_gate, open_trigger
 from ingest.trigger_model import ModelTrigger, Wishing
@@ -280,3 +283,31 @@ def test_always_on_a_simulated_camera() -> None:
     source = open_source("sim://97/harbour1-hall?lighting=day&seconds=1")
     [n_frames] = [len(list(event)) for event in open_gate(TriggerSettings(), source).events(source)]
     assert n_frames == 10
+
+
+GUIDE = Path(__file__).resolve().parents[2] / "infra" / "docs" / "guides" / "trigger.md"
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_guide_is_executed(number: int, tmp_path: Path) -> None:
+    """Each TOML of the guide is a camloop.toml that is read as the agent reads it."""
+    blocks = re.findall(r"^```toml\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    path = tmp_path / "camloop.toml"
+    path.write_text(blocks[number])
+    settings = load_settings(path, {})
+    if "camera" in settings.toml:
+        agent, (yard, stable) = agent_config(settings), camera_configs(settings)
+        trigger = TriggerSettings.from_table(yard.trigger)
+        opened = MotionTrigger(trigger, latitude=agent.latitude, longitude=agent.longitude)
+        midnight, milk = opened._rule(MIDNIGHT - 3600 * S), opened._rule(NOON - 6 * 3600 * S + 600 * S)
+        assert midnight is not None and midnight.least_duration_s == 1.5
+        assert milk is not None and milk.off
+        assert opened._rule(NOON) is None and trigger.pre_roll_s == 5 and len(trigger.masks) == 2
+        rules = TriggerSettings.from_table(stable.trigger)
+        assert (rules.kind, rules.time_zone, rules.when[0].sensitivity) == ("motion", "Europe/Berlin", 0.7)
+    if "kind" in settings.toml.get("trigger", {}):
+        assert TriggerSettings.from_table(settings.toml["trigger"], settings.where("trigger")).kind != "always"
+    if "privacy" in settings.toml:
+        hidden = PrivacySettings.from_table(settings.toml["privacy"], settings.where("privacy"))
+        assert hidden.blur == ("person",) and hidden.masks == ((0.6, 0.0, 1.0, 0.4),)
