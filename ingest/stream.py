@@ -28,6 +28,7 @@ from infra.keys import check_name, new_id
 from infra.log import Log
 from infra.records import ClockQuality
 from ingest.address import resolve
+from ingest.cmdline import hide_argument
 from ingest.decoding import SmallPictures, format_of, is_sound
 from ingest.host import boot_id
 from ingest.packets import PacketReader, StreamPacket, joined
@@ -254,6 +255,7 @@ def open_rtsp(
         UsageError: an address that is none, or that leads where it must not.
         DeviceError: the camera is not there.
     """
+    hide_argument(url.rpartition("@")[0].partition("://")[2])
     host = resolve(url, allow=allow).host
 
     def connect(answer_s: float) -> Connection:

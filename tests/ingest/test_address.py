@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from infra.cli import main
 from infra.errors import CamloopError, DeviceError, UsageError
 from ingest.address import networks, resolve
 from ingest.source import open_camera, open_source
@@ -232,3 +235,30 @@ def test_names() -> None:
         open_camera("rtsp://192.168.1.1/", options={"small": "some"})
     with pytest.raises(DeviceError, match=r"camera v4l2:///dev/null: "):
         open_camera("v4l2:///dev/null", camera_id="yard")
+
+
+def test_password_on_the_command_line(tmp_path: Path) -> None:
+    """A password given as an argument is seen neither in the process table nor in any output or file afterwards."""
+    with answering([]) as port:
+        url = f"rtsp://bob:s3cret%2Fcanary@127.0.0.2:{port}/x"
+        program = "import sys; from pathlib import Path; from ingest.stream import open_rtsp\n"
+        program += "try: open_rtsp(sys.argv[1], allow=['127.0.0.2'], stall_s=0.2)\n"
+        program += "except Exception as error: print(error)\n"
+        program += "print(Path('/proc/self/cmdline').read_text().replace(chr(0), ' '))"
+        done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, timeout=60)
+    said = done.stdout + done.stderr
+    assert "nothing came for 0.2 s" in said and f"rtsp://{19 * chr(42)}@127.0.0.2:{port}/x" in said
+    assert "canary" not in said and "s3cret" not in said
+
+
+def test_secrets_of_a_recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A camera's password in camloop.toml stands in no message, log line or file of a recording that fails."""
+    with answering([OPTIONS, REDIRECT]) as port:
+        table = f'[[camera]]\nid = "yard"\nurl = "rtsp://bob:c4nary@127.0.0.2:{port}/x"\nallow = ["127.0.0.2"]\n'
+        (tmp_path / "camloop.toml").write_text(table)
+        monkeypatch.chdir(tmp_path)
+        assert main(["record", "--camera-table", "yard"]) != 0
+    said = capsys.readouterr()
+    assert "would lead elsewhere" in said.err and "c4nary" not in said.out + said.err
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "camloop.toml"]
+    assert not any(b"c4nary" in path.read_bytes() for path in written)
