@@ -184,9 +184,8 @@ def record(
     Raises:
         DeviceError: disk or camera failed; the clips before are safe.
     """
-    near: list[take.Step] = [stop.frames]
-    if wish.realtime:
-        near.append(partial(take.paced, clock=clock))
+    near: list[take.Step] = [partial(take.paced, clock=clock)] if wish.realtime else []
+    near.append(stop.frames)  # its waiting may be ended by a signal, whatever it waits for
     if heartbeat is not None:
         near.append(heartbeat.watch)
     camera = take.taken(source, *near)
