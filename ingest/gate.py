@@ -202,7 +202,7 @@ class Gate(Generic[Frame]):
         """Yield the frames to be kept, and None after the last one of each event."""
         for frame in frames:
             seen = self._look(frame)
-            self._now_ns = max(self._now_ns, _time_ns(frame))
+            self._now_ns = max(self._now_ns, order_ns(frame))
             if seen is not None and seen.on:
                 self._last_on, self._last_on_ns = seen, self._now_ns
             wanted = self._last_on is not None and self._now_ns - self._last_on_ns <= self._post_ns
@@ -224,7 +224,7 @@ class Gate(Generic[Frame]):
 
     def _look(self, frame: Frame) -> Seen | None:
         small = self._small(frame)
-        return None if small is None else self.trigger.see(small, frame.sensor_ns, self._utc_ns(frame.sensor_ns))
+        return None if small is None else self.trigger.see(small, order_ns(frame), self._utc_ns(frame.sensor_ns))
 
     def _over(self, frame: Frame) -> bool:
         """Say whether the event ends before this frame: it is a keyframe, or too much waits for one."""
@@ -251,6 +251,13 @@ class Gate(Generic[Frame]):
         self._skipped[minute] = self._skipped.get(minute, 0) + 1
         self._n_skipped += 1
         self.n_not_kept += 1
+
+
+def order_ns(frame: SourceFrame | EncodedFrame) -> int:
+    """Return a time that grows from frame to frame as they come: with B-frames that is the time of decoding."""
+    if isinstance(frame, EncodedFrame) and frame.decode_ns is not None:
+        return frame.decode_ns
+    return frame.sensor_ns
 
 
 class _Buffer(Generic[Frame]):
@@ -314,13 +321,6 @@ def _until_none(first: Frame, run: Iterator[Frame | None]) -> Iterator[Frame]:
 
 def _is_keyframe(frame: SourceFrame | EncodedFrame) -> bool:
     return isinstance(frame, SourceFrame) or frame.is_keyframe
-
-
-def _time_ns(frame: SourceFrame | EncodedFrame) -> int:
-    """Return a time that grows with the order of arrival: with B-frames that is the time of decoding."""
-    if isinstance(frame, EncodedFrame) and frame.decode_ns is not None:
-        return frame.decode_ns
-    return frame.sensor_ns
 
 
 def _n_bytes(frame: SourceFrame | EncodedFrame) -> int:

@@ -28,7 +28,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from infra.artefacts import Bundle, Wanted
 from infra.errors import ArtefactError, SettingsError
 from infra.settings import Where, read_table
-from ingest.gate import MAX_BUFFER_BYTES, Gate, Seen, Trigger
+from ingest.gate import MAX_BUFFER_BYTES, Gate, Seen, Trigger, order_ns
 from ingest.regions import check_regions
 from ingest.source import Camera, EncodedFrame, Frame
 from ingest.sun import solar_elevation_deg
@@ -270,11 +270,11 @@ class DuePictures:
     def __call__(self, frame: Frame) -> Rgb | None:
         if isinstance(frame, EncodedFrame) and frame.small is None:
             return None
-        period_ns = round(1e9 / self.fps)
-        if self._next_ns is not None and 0 < self._next_ns - frame.sensor_ns <= period_ns:
+        time_ns, period_ns = order_ns(frame), round(1e9 / self.fps)
+        if self._next_ns is not None and 0 < self._next_ns - time_ns <= period_ns:
             return None
-        late = self._next_ns is None or not 0 <= frame.sensor_ns - self._next_ns < period_ns
-        self._next_ns = (frame.sensor_ns if late or self._next_ns is None else self._next_ns) + period_ns
+        late = self._next_ns is None or not 0 <= time_ns - self._next_ns < period_ns
+        self._next_ns = (time_ns if late or self._next_ns is None else self._next_ns) + period_ns
         if isinstance(frame, EncodedFrame):
             return frame.small
         if frame.rgb.shape[0] <= self.size_px[1] and frame.rgb.shape[1] <= self.size_px[0]:
