@@ -37,11 +37,15 @@ DIED = "the recorder died before there was a clip"
 DATABASE_LOST = "the spool's database was lost: this number was delivered, or no clip came of it"
 
 
+GivenUp = set[tuple[str | None, Open]]
+
+
 def repair(spool: Spool, database: SpoolDatabase) -> None:
     """Do all of it."""
     _litter(spool)
     _finish_quarantine(spool, database)
-    given_up = {(entry.clip_id, entry.seq) for entry in spool.ledger.entries() if entry.kind == "evicted"}
+    evicted = (entry for entry in spool.ledger.entries() if entry.kind == "evicted")
+    given_up = {(entry.clip_id, Open(entry.camera_id, entry.boot_id, entry.seq)) for entry in evicted}
     found = [sidecar for path in sorted(spool.clips.glob("[!.]*.json")) if (sidecar := _sound(spool, database, path, given_up))]
     found.sort(key=lambda sidecar: (sidecar.boot_id, sidecar.seq))
     _boots(spool, database)
@@ -51,6 +55,7 @@ def repair(spool: Spool, database: SpoolDatabase) -> None:
     _lost(spool, database)
     _numbers(spool, database)
     _abandoned(spool, database)
+    database.commit([database.forget()])
 
 
 def _litter(spool: Spool) -> None:
@@ -77,10 +82,10 @@ def _finish_quarantine(spool: Spool, database: SpoolDatabase) -> None:
             spool.finish_setting_aside(database, clip_id, reason)
 
 
-def _sound(spool: Spool, database: SpoolDatabase, path: Path, given_up: set[tuple[str | None, int]]) -> Sidecar | None:
+def _sound(spool: Spool, database: SpoolDatabase, path: Path, given_up: GivenUp) -> Sidecar | None:
     """Return the sidecar of a clip that needs a row."""
-    clip_id, state, seq = path.stem, database.state(path.stem), database.seq(path.stem)
-    if state == "pending" and seq is not None and (clip_id, seq) not in given_up:
+    clip_id, state, known_as = path.stem, database.state(path.stem), database.number(path.stem)
+    if state == "pending" and known_as is not None and (clip_id, known_as) not in given_up:
         return None  # known; its files are looked at by `_lost`
     try:
         clip = spool.read(path)
@@ -93,8 +98,8 @@ def _sound(spool: Spool, database: SpoolDatabase, path: Path, given_up: set[tupl
         if state != "pending":
             durable.remove(path)
         return None
-    again = state == "evicted" and seq != clip.sidecar.seq
-    if state == "done" or (state == "evicted" and not again) or (clip_id, clip.sidecar.seq) in given_up:
+    number = Open(clip.sidecar.camera_id, clip.sidecar.boot_id, clip.sidecar.seq)
+    if state == "done" or (state == "evicted" and known_as == number) or (clip_id, number) in given_up:
         if state != "done":
             reason = "the spool was full"
             database.commit(database.add(clip.sidecar, _n_bytes(clip.sidecar), 0.0, "evicted", reason))

@@ -153,9 +153,8 @@ class Spool:
         document, worth = sidecar.to_json(), value_of(sidecar) if value is None else value
         n_bytes += len(document)
         with self._changing() as database:
-            state, seq = database.state(sidecar.clip_id), database.seq(sidecar.clip_id)
-            if state == "done" or (state == "pending" and seq not in (None, sidecar.seq)):
-                opened = Open(sidecar.camera_id, sidecar.boot_id, sidecar.seq)
+            state, opened = database.state(sidecar.clip_id), Open(sidecar.camera_id, sidecar.boot_id, sidecar.seq)
+            if state == "done" or (state == "pending" and database.number(sidecar.clip_id) not in (None, opened)):
                 self.close_numbers(database, [opened], f"duplicate of {sidecar.clip_id}", sidecar.clip_id)
                 durable.remove(path)
                 return False

@@ -25,6 +25,7 @@ from infra.sequence import SENT_BACK_SEQ
 from ingest.policy import Candidate
 
 VERSION = 2
+REMEMBERED = 100_000  # clips that are gone: what is older may be sent again, which is harmless, and a card is small
 Statement = tuple[str, Sequence[Any]]
 _log = Log("ingest.spool")
 _NOT_DAMAGE = (
@@ -133,10 +134,10 @@ class SpoolDatabase:
         rows = self._query("SELECT state FROM clips WHERE clip_id = ?", clip_id)
         return rows[0][0] if rows else None
 
-    def seq(self, clip_id: str) -> int | None:
+    def number(self, clip_id: str) -> Open | None:
         """Return the number a clip came in with, None if it was never here or nobody knows."""
-        rows = self._query("SELECT seq FROM clips WHERE clip_id = ?", clip_id)
-        return rows[0][0] if rows else None
+        rows = self._query("SELECT camera_id, boot_id, seq FROM clips WHERE clip_id = ? AND seq IS NOT NULL", clip_id)
+        return Open(*rows[0]) if rows else None
 
     def counts(self) -> dict[str, int]:
         """Return how many clips are in each state."""
@@ -246,7 +247,14 @@ class SpoolDatabase:
         )
         return (sql, (clip_id, state, self._clock.now_ns(), reason))
 
-    def put_boot(self, number: int, boot_id: str) -> Statement:
+    @staticmethod
+    def forget(remembered: int = REMEMBERED) -> Statement:
+        """Return the statement that drops the oldest rows of clips that are no longer here."""
+        newest = "(SELECT coalesce(max(number), 0) FROM clips)"
+        return (f"DELETE FROM clips WHERE state IN ('done', 'evicted') AND number <= {newest} - ?", (remembered,))
+
+    @staticmethod
+    def put_boot(number: int, boot_id: str) -> Statement:
         """Return the statement that gives a boot the place it had in a database that was lost."""
         return ("INSERT OR IGNORE INTO boots (number, boot_id) VALUES (?, ?)", (number, boot_id))
 

@@ -11,7 +11,14 @@ import pytest
 from infra import durable, keys
 from infra.sequence import LedgerEntry, LedgerPage
 from ingest.ledger import Ledger
-from tests.faults.disk import CountingDisk, PowerCut
+from tests.faults.disk import CountingDisk, PowerCut, in_memory
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one."""
+    with in_memory(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

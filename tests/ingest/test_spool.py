@@ -15,10 +15,17 @@ from infra.artefacts import Outbox
 from infra.errors import ArtefactError, DeviceError
 from infra.records import Sidecar
 from ingest.spool import Spool, is_intact
-from tests.faults.disk import CountingDisk, PowerCut
+from tests.faults.disk import CountingDisk, PowerCut, in_memory
 
 COUNT = int(os.environ.get("CAMLOOP_TEST_COUNT", "1"))
 MakeClip = Callable[..., tuple[Path, Sidecar]]
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one."""
+    with in_memory(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,17 @@ from infra.sequence import LedgerPage, audit, numbered
 from ingest.policy import Policy, SpoolLimits
 from ingest.room import BALLAST_BYTES
 from ingest.spool import Spool
-from tests.faults.disk import CountingDisk, PowerCut
+from tests.faults.disk import CountingDisk, PowerCut, in_memory
 
 MakeClip = Callable[..., tuple[Path, Sidecar]]
 ROOMY = (10**12, 10**12)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one."""
+    with in_memory(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,18 @@ from infra.sequence import Audit, LedgerEntry, LedgerPage, audit, numbered
 from ingest.marks import STRIDE
 from ingest.repair import DATABASE_LOST, DIED
 from ingest.spool import Spool, is_intact
-from tests.faults.disk import CountingDisk, PowerCut
+from tests.faults.disk import CountingDisk, PowerCut, in_memory
 
 COUNT = int(os.environ.get("CAMLOOP_TEST_COUNT", "1"))
 MakeClip = Callable[..., tuple[Path, Sidecar]]
 DAY_NS = 86_400_000_000_000
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one."""
+    with in_memory(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +159,18 @@ def test_what_a_crash_had_begun(tmp_path: Path) -> None:
     with Spool(tmp_path / "spool") as spool:
         assert not any(path.name.startswith(".tmp") for folder in folders for path in folder.iterdir())
         assert [path.name for path in spool.recording.iterdir()] == [f".tmp-{os.getpid()}-0123456789ab"]
+
+
+def test_the_database_stays_small(spool: Spool, make_clip: MakeClip) -> None:
+    """Rows of clips that are long gone are dropped; what waits and the numbers stay."""
+    for number in range(5):
+        film(spool, make_clip, number)
+    for clip in spool.pending()[1:4]:
+        spool.done(clip)
+    spool.database.commit([spool.database.forget(remembered=2)])
+    assert spool.counts() == {"done": 1, "pending": 2}
+    with Spool(spool.folder) as again:
+        assert [clip.sidecar.seq for clip in again.pending()] == [0, 4] and again.reserve("cam1", "boot") == 5
 
 
 class TestLostDatabase:
