@@ -153,7 +153,8 @@ def joined(packets: Iterable[StreamPacket], codec: str) -> Iterator[StreamPacket
     try:
         for packet in packets:
             if before is not None and _is_rest(packet, before, codec):
-                before = replace(before, data=before.data + packet.data, n_dropped=before.n_dropped + packet.n_dropped)
+                timed = before if before.pts_ns is not None else packet
+                before = replace(before, data=before.data + packet.data, pts_ns=timed.pts_ns, dts_ns=timed.dts_ns)
                 continue
             if before is not None:
                 yield before

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -13,7 +16,7 @@ import pytest
 
 from infra.errors import CamloopError, DeviceError
 from infra.remux import units
-from infra.video import Writer, probe
+from infra.video import Writer, decode, probe
 from ingest.decoding import SmallPictures
 from ingest.recorder import Recorder
 from ingest.source import REOPENED, EncodedFrame, EncodedSource, open_camera, open_source, pictures
@@ -22,6 +25,7 @@ from ingest.stream import StreamCamera, open_rtsp
 from tests.ingest.encoded import annex_b
 from tests.ingest.rtsp_rig import Rtsp, serving
 
+COUNT = int(os.environ.get("CAMLOOP_TEST_COUNT", "1"))
 ALLOW = ["127.0.0.1"]
 SLICES = {1, 5}  # H.264 units that hold pictures
 
@@ -181,6 +185,31 @@ class TestBreaks:
         """A path that is not there is said."""
         with pytest.raises(CamloopError, match="no stream under this path"):
             camera(live.url + "era")
+
+
+@pytest.mark.slow
+def test_again_and_again(tmp_path: Path) -> None:
+    """A camera that is killed, frozen and back again, many times: every clip is whole, times grow, numbers have no holes."""
+    port = "0"
+    rng = random.Random(11)
+    with Spool(tmp_path / "spool") as spool:
+        for _ in range(3 * COUNT):
+            with serving("--live", "320x240@15", "--port", port) as server:
+                port = str(server.port)
+                source = camera(server.url, stall_s=1, reopen_s=0.5)
+                timer = threading.Timer(rng.uniform(1, 3), rng.choice([server.kill, server.freeze]))
+                timer.start()
+                with pytest.raises(DeviceError):
+                    Recorder(source, spool, segment_s=2, gop_s=1).record()
+                timer.join()
+        clips = spool.pending()
+        assert [clip.sidecar.seq for clip in clips] == list(range(len(clips)))
+        assert len({clip.sidecar.recording_id for clip in clips}) == 3 * COUNT
+        times = [ns for clip in clips for ns in clip.sidecar.sensor_ns]
+        assert times == sorted(set(times))
+        for clip in clips:
+            shape = probe(clip.path)
+            assert shape.n_frames == len(clip.sidecar.sensor_ns) == sum(len(batch.pts) for batch in decode(clip.path))
 
 
 def _with_frames(source: StreamCamera, frames: Iterator[EncodedFrame]) -> EncodedSource:
