@@ -35,13 +35,15 @@ class PacketWriter:
         height_px: stored size.
         time_base: seconds per tick of the times given to `add`; 1/N, kept by the file.
         extradata: parameter sets as Annex B, put before the first packet if that has none of its own.
+        comment: stands in the file, for whoever reads it and so that two files of the same packets differ.
 
     Raises:
         UsageError: another codec.
     """
 
     def __init__(
-        self, path: Path | str, codec: str, width_px: int, height_px: int, time_base: Fraction, *, extradata: bytes = b""
+        self, path: Path | str, codec: str, width_px: int, height_px: int, time_base: Fraction, *, extradata: bytes = b"",
+        comment: str = "",
     ) -> None:
         if codec not in CODECS:
             raise UsageError(f"codec {codec!r} cannot be kept as it comes; legal: {', '.join(CODECS)}")
@@ -50,6 +52,8 @@ class PacketWriter:
             "video_track_timescale": str(time_base.denominator),
         }  # fmt: skip
         self._container = av.open(f"file:{path}", "w", format="mp4", options=muxer)
+        if comment:
+            self._container.metadata["comment"] = comment
         self._stream: Any = self._container.add_mux_stream(codec, width=width_px, height=height_px, time_base=time_base)
         self._codec, self._time_base, self._extradata = codec, time_base, extradata
         self._last_dts: int | None = None

@@ -40,6 +40,7 @@ class Writer:
         fragmented: each GOP is readable as soon as the next begins, also after a power cut (see `video.complete_bytes`).
         b_frames: B-frames in a row, 0 for a camera.
         options: more encoder options, such as {"crf": "30", "preset": "ultrafast"}.
+        comment: stands in the file, for whoever reads it and so that two files of the same pictures differ.
 
     Raises:
         UsageError: a size or time base that the file cannot hold, or an unknown codec.
@@ -48,7 +49,7 @@ class Writer:
 
     def __init__(
         self, path: Path | str, width_px: int, height_px: int, time_base: Fraction, *, codec: str = "h264", gop_s: float = 2.0,
-        fragmented: bool = False, b_frames: int = 0, options: Mapping[str, str] | None = None,
+        fragmented: bool = False, b_frames: int = 0, options: Mapping[str, str] | None = None, comment: str = "",
     ) -> None:
         if width_px < 2 or height_px < 2 or width_px % 2 or height_px % 2:
             raise UsageError(f"video of {width_px}x{height_px} px; legal: even sides of at least 2 px")
@@ -64,6 +65,8 @@ class Writer:
         muxer = {"video_track_timescale": str(time_base.denominator), "fflags": "+bitexact"}
         muxer |= {"movflags": FRAGMENTED, "flush_packets": "1"} if fragmented else {}
         self._container = av.open(f"file:{path}", "w", format="mp4", options=muxer)
+        if comment:
+            self._container.metadata["comment"] = comment
         stream: Any = self._container.add_stream(self._encoder)
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         stream.time_base = stream.codec_context.time_base = time_base

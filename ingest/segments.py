@@ -62,12 +62,16 @@ class PictureSegment:
     container = "mp4"
 
     def __init__(
-        self, path: Path, size_px: tuple[int, int], *, gop_s: float, survives: bool, options: Mapping[str, str] | None
+        self, path: Path, first: SourceFrame, *, gop_s: float, survives: bool, options: Mapping[str, str] | None
     ) -> None:
         from infra.writer import Writer
 
+        height_px, width_px = first.rgb.shape[:2]
         self.survives = survives
-        self._writer = Writer(path, *size_px, TIME_BASE, gop_s=gop_s, fragmented=survives, options=options)
+        self._writer = Writer(
+            path, width_px, height_px, TIME_BASE, gop_s=gop_s, fragmented=survives, options=options,
+            comment=_begins(first) if survives else "",
+        )  # fmt: skip
 
     def add(self, frame: Frame, pts: int) -> None:
         """Encode a picture."""
@@ -92,8 +96,8 @@ class PacketSegment:
         kind = first.format
         self._first_ns = first.sensor_ns
         self._writer = PacketWriter(
-            path, kind.codec, kind.width_px, kind.height_px, TIME_BASE, extradata=kind.extradata
-        )  # fmt: skip
+            path, kind.codec, kind.width_px, kind.height_px, TIME_BASE, extradata=kind.extradata, comment=_begins(first)
+        )
 
     def add(self, frame: Frame, pts: int) -> None:
         """Write the packet of a frame."""
@@ -107,6 +111,11 @@ class PacketSegment:
         self._writer.close()
 
 
+def _begins(first: Frame) -> str:
+    """Say in the file when it began. A clip is its bytes: without this, two minutes of the same black frames were one clip."""
+    return f"camloop: begins at {first.sensor_ns} ns of the sensor's clock"
+
+
 def segment_file(source: Camera, *, gop_s: float, options: Mapping[str, str] | None) -> MakeSegment:
     """Return the maker of mp4 segments for a source of pictures or of encoded frames.
 
@@ -117,8 +126,7 @@ def segment_file(source: Camera, *, gop_s: float, options: Mapping[str, str] | N
     def make(path: Path, first: Frame) -> SegmentFile:
         if isinstance(first, EncodedFrame):
             return PacketSegment(path, first)
-        height_px, width_px = first.rgb.shape[:2]
-        return PictureSegment(path, (width_px, height_px), gop_s=gop_s, survives=survives, options=options)
+        return PictureSegment(path, first, gop_s=gop_s, survives=survives, options=options)
 
     return make
 
