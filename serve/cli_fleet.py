@@ -60,7 +60,7 @@ def _fleet(arguments: argparse.Namespace, context: Context) -> int:
 
 
 def _enroll(arguments: argparse.Namespace, context: Context) -> int:
-    require(context.store, "put_if_absent", "put_if_match")
+    registry.require_conditions(context.store)
     cameras = [name.strip() for name in arguments.cameras.split(",") if name.strip()]
     code = registry.Registry(context.store, context.clock).invite(
         arguments.host, cameras, lifetime_s=arguments.hours * 3600, clips_a_day=arguments.clips_a_day,
@@ -141,7 +141,7 @@ def _serve(arguments: argparse.Namespace, context: Context) -> int:
 
     host, port = _address(arguments.address)
     store = context.store
-    require(store, "put_if_absent", "put_if_match")
+    registry.require_conditions(store)
     receiver: Receiver
     if isinstance(store, DirStore):
         receiver = FolderReceiver(store, context.clock)
@@ -151,7 +151,7 @@ def _serve(arguments: argparse.Namespace, context: Context) -> int:
 
         if not isinstance(store, S3Store):
             raise StoreError(f"store {store.url} cannot be served; legal: a folder, s3://bucket/prefix")
-        require(store, "presign", "multipart_if_absent")
+        require(store, "presign")
         receiver = S3Receiver(store)
     known = registry.Registry(store, context.clock)
     broker = Broker(known, receiver, context.clock, admission=Admission(arguments.capacity))

@@ -12,14 +12,14 @@ import pytest
 
 from infra import keys
 from infra.clock import FakeClock
-from infra.errors import ArtefactError, ObjectChanged, UsageError
+from infra.errors import ArtefactError, ObjectChanged, StoreIncapable, UsageError
 from infra.identity import Identity, canonical, open_identity
 from infra.protocol import Ask
 from infra.store import DirStore, MemoryStore
 from serve.admission import Admission
 from serve.broker import ASKS_A_SECOND, ASKS_BURST_S, Answer, Broker
 from serve.receiver import FolderReceiver
-from serve.registry import KEY, Registry
+from serve.registry import KEY, Registry, require_conditions
 
 
 @dataclass
@@ -132,6 +132,16 @@ class TestRegistry:
         with pytest.raises(UsageError, match="camera b belongs to host shed"):
             first.invite("mill", ["c", "b"])
         assert set(Registry(store, clock).hosts()) == {"barn", "shed", "mill"}
+
+    def test_a_store_that_ignores_conditions(self, tmp_path: Path) -> None:
+        """Where two operators could overwrite each other unseen, nobody is enrolled."""
+
+        class Careless(DirStore):
+            def put_if_match(self, key: str, data: bytes, etag: str) -> Any:
+                return self.put(key, data)
+
+        with pytest.raises(StoreIncapable, match="put_if_match"):
+            require_conditions(Careless(tmp_path / "careless"))
 
     def test_a_registry_that_is_none(self) -> None:
         """A damaged or future registry is one line, not a traceback."""
