@@ -44,7 +44,7 @@ STALL_S: Final = 4.0
 REOPEN_S: Final = 2.0  # with STALL_S less than the 8 s after which the agent's watchdog kills: the clip is finished first
 PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _RTSP: Final = {
-    "rtsp_transport": "tcp", "protocol_whitelist": "rtsp,tcp,rtp", "max_delay": "500000",
+    "rtsp_transport": "tcp", "protocol_whitelist": "rtsp,tcp,rtp", "max_delay": "500000", "allowed_media_types": "video",
     "analyzeduration": "10000000", "fpsprobesize": "3",  # wait for late parameter sets, not for the rate
 }  # fmt: skip
 _log = Log("ingest.stream")

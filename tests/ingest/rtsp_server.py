@@ -18,7 +18,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 ENCODERS = {
     "h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 pt=96 config-interval=-1",
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--live", default="320x240@15")
     parser.add_argument("--codec", choices=ENCODERS, default="h264")
     parser.add_argument("--user")
+    parser.add_argument("--digest", action="store_true", help="ask for the password as a digest, as cameras do")
     arguments = parser.parse_args()
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
@@ -55,7 +56,7 @@ def main() -> None:
     filters: list[Any] = []
     factory.connect("media-configure", lambda _, media: filters.append(media.get_element().get_by_name_recurse_up("size")))
     if arguments.user:
-        protect(server, factory, *arguments.user.split(":"))
+        protect(server, factory, *arguments.user.split(":"), digest=arguments.digest)
     server.get_mount_points().add_factory("/cam", factory)
     server.attach(None)
     print("ready", server.get_bound_port(), flush=True)
@@ -72,11 +73,15 @@ def main() -> None:
     GLib.MainLoop().run()
 
 
-def protect(server: Any, factory: Any, user: str, password: str) -> None:
+def protect(server: Any, factory: Any, user: str, password: str, *, digest: bool) -> None:
     """Let only one user in."""
     auth, token = GstRtspServer.RTSPAuth(), GstRtspServer.RTSPToken()
     token.set_string("media.factory.role", "viewer")
-    auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+    if digest:
+        auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+        auth.add_digest(user, password, token)
+    else:
+        auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
     server.set_auth(auth)
     permissions = GstRtspServer.RTSPPermissions()
     permissions.add_permission_for_role("viewer", "media.factory.access", True)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from infra.errors import MediaError
@@ -18,7 +19,7 @@ from infra.remux import readable_bytes
 from infra.video import decode, probe
 from ingest.recorder import Recorder
 from ingest.salvage import draft_path
-from ingest.source import SALVAGED
+from ingest.source import SALVAGED, SourceFrame
 from ingest.spool import Spool
 from tests.ingest.encoded import EncodedCamera, annex_b, frames
 
@@ -103,6 +104,35 @@ def test_zeros_where_data_should_be(tmp_path: Path) -> None:
     path.write_bytes(bytes(len(whole)))
     with pytest.raises(MediaError, match="cut off before its first frames"):
         readable_bytes(path)
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """Pictures that are encoded here survive as far as their last whole group, too; what is replayed is not salvaged."""
+    rgb = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+    with Spool(tmp_path / "spool") as spool:
+        source = PictureCamera([SourceFrame(rgb, n * 10**8, n) for n in range(45)], Cut())
+        recorder = Recorder(source, spool, gop_s=1)
+        recorder._finish = lambda segment: (_ for _ in ()).throw(Cut)  # type: ignore[method-assign, assignment]
+        with pytest.raises(Cut):
+            recorder.record()
+    for is_replay, n_salvaged in ((False, 1), (True, 0)):
+        shutil.copytree(tmp_path / "spool", tmp_path / f"{is_replay}")
+        with Spool(tmp_path / f"{is_replay}") as spool:
+            again = PictureCamera([], None)
+            again.is_replay = is_replay
+            assert Recorder(again, spool).record().n_salvaged == n_salvaged
+            kept = [len(clip.sidecar.sensor_ns) for clip in spool.pending()]  # the encoder itself holds some frames back
+            assert len(kept) == n_salvaged and set(kept) <= {30, 40}
+            assert [entry.seq for entry in spool.ledger.entries()] == [0] * (1 - n_salvaged)
+
+
+class PictureCamera(EncodedCamera):
+    """The same camera, sending pictures."""
+
+    is_replay = False
+
+    def __init__(self, frames: list[SourceFrame], end: BaseException | None) -> None:
+        super().__init__(frames, end)  # type: ignore[arg-type]
 
 
 def test_draft_without_file(tmp_path: Path) -> None:

@@ -176,9 +176,10 @@ class TestBreaks:
             camera(server.url)
         assert "wants a user and a password" in str(found.value) and "canary" not in str(found.value)
 
-    def test_right_password(self) -> None:
-        """With the right one it plays, signs in its password escaped."""
-        with serving("--user", "bob:a/b@c", secret="bob:a%2Fb%40c@") as server:
+    @pytest.mark.parametrize("how", [[], ["--digest"]])
+    def test_right_password(self, how: list[str]) -> None:
+        """With the right one it plays, asked for plainly or as a digest; signs in a password are escaped."""
+        with serving("--user", "bob:a/b@c", *how, secret="bob:a%2Fb%40c@") as server:
             assert next(iter(camera(server.url))).is_keyframe
 
     def test_no_such_stream(self, live: Rtsp) -> None:
