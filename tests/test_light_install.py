@@ -28,6 +28,7 @@ LIGHT = (
     "records", "errors", "settings", "keys", "clock", "durable", "log", "cli", "console", "store", "s3", "video", "predictor",
     "artefacts", "where",
 )  # fmt: skip
+WEB = ("serve.fleet_web",)  # the broker's web server: extra [web], never on a camera host
 OLD_NUMPY = "1.24.4"
 
 WRAPPER = f"""
@@ -36,7 +37,8 @@ if sys.argv[1] == "import":
     import importlib, infra, ingest, serve
     names = ["infra." + name for name in {LIGHT!r}]
     for room in (ingest, serve):
-        names += [found.name for found in pkgutil.walk_packages(room.__path__, room.__name__ + ".")]
+        names += [found.name for found in pkgutil.walk_packages(room.__path__, room.__name__ + ".")
+                  if found.name not in {WEB!r}]
     for name in names:
         importlib.import_module(name)
     code = 0

@@ -70,6 +70,8 @@ def asked(head: bytes) -> tuple[list[str], str, str, dict[str, str]]:
     query = parse_qs(url.query, keep_blank_values=True)
     names = {header.split(":", 1)[0].lower() for header in headers if header}
     bucket, _, key = unquote(url.path).removeprefix("/").partition("/")
+    if not key and method == "GET" and "uploads" in query:
+        return ["s3:ListBucketMultipartUploads"], bucket, "", {}
     if not key:
         action = "s3:ListBucket" if method in ("GET", "HEAD") else "s3:CreateBucket"
         return [action], bucket, "", {"s3:prefix": query["prefix"][0]} if "prefix" in query else {}

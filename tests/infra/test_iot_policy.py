@@ -1,4 +1,4 @@
-"""The AWS IoT policy gives a camera what the broker gives it, and nothing of its neighbour's.
+"""The AWS IoT policy gives a camera what the broker gives it, and nothing of its neighbour's; the broker has a policy too.
 
 What AWS does with it is not to be had here: a certificate is shown, the role alias is assumed, and the thing's name stands for
 `${credentials-iot:ThingName}`. The tests put the name there themselves, and then ask twice: tests/infra/iam.py judges each
@@ -22,6 +22,7 @@ import pytest
 from infra import keys
 from infra.errors import ObjectExists, StoreError, StoreForbidden
 from infra.s3 import S3Store
+from tests.broker_server import running_broker
 from tests.infra.iam import allowed, judged
 from tests.ministack_server import Ministack, ministack
 
@@ -122,6 +123,30 @@ def test_by_the_session_policy_of_sts(server: Ministack) -> None:
     for attempt in forbidden(store, own):
         with pytest.raises((StoreError, store._s3.exceptions.ClientError)):
             attempt()
+
+
+def test_a_broker_with_no_more_than_it_needs(server: Ministack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under broker-policy.json a broker enrols, takes small and large clips and looks; it can delete and replace none."""
+    monkeypatch.setattr("ingest.broker_store.MULTIPART_BYTES", 1 << 20)
+    bucket = server.new_bucket()
+    text = (AWS / "broker-policy.json").read_text().replace("BUCKET", bucket).replace("PREFIX", "farm/a")
+    with judged(server, json.loads(text)) as (between, refusals):
+        store = S3Store(f"s3://{bucket}/farm/a", dataclasses.replace(server.s3, endpoint_url=between.url))
+        with running_broker(store) as running:
+            _, seen = running.host(tmp_path, "barn", ["cam1"])
+            for n_bytes in (1_000, 6 << 20):
+                path = tmp_path / str(n_bytes)
+                path.write_bytes(b"x" * n_bytes)
+                sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+                key = keys.clip_key("cam1", sha256[:32], "mp4")
+                seen.put_file_if_absent(key, path, sha256=sha256)
+                assert seen.holds_file(key, path, sha256=sha256)
+            seen.put_if_absent(keys.ledger_key("barn", "boot", 0), b"{}")
+            running.broker.save()
+        assert refusals == []
+        for attempt in (partial(store.delete, key), partial(store.put, key, b"x"), partial(store.put, "tables/x", b"x")):
+            with pytest.raises(StoreForbidden):
+                attempt()
 
 
 def test_what_the_template_says() -> None:
