@@ -20,6 +20,7 @@ import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
@@ -358,10 +359,14 @@ class S3Store:
     def capabilities(self) -> Capabilities:
         with self._lock:
             if self._found is None:
-                self._found = Capabilities(
-                    checksum_verified=self._checks(), put_if_absent=selftest.put_if_absent(self),
-                    put_if_match=selftest.put_if_match(self), multipart_if_absent=self._completes_if_absent(), presign=True,
-                )  # fmt: skip
+                checks = self._checks()
+                with ThreadPoolExecutor(3) as pool:  # each test is a chain of round trips: on a slow link they go side by side
+                    absent = pool.submit(selftest.put_if_absent, self)
+                    match, parts = pool.submit(selftest.put_if_match, self), pool.submit(self._completes_if_absent)
+                    self._found = Capabilities(
+                        checksum_verified=checks, put_if_absent=absent.result(), put_if_match=match.result(),
+                        multipart_if_absent=parts.result(), presign=True,
+                    )  # fmt: skip
             return self._found
 
     def _completes_if_absent(self) -> bool:

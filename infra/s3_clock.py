@@ -25,7 +25,7 @@ from infra.s3_errors import BUSY, retry_after_s
 SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
 TOLERATED_S = 240.0  # a 403 without a code (HEAD has no body) is about time only where the clocks differ by more than this
 LONGEST_WAIT_S = 30.0  # inside one request; a longer Retry-After is for the caller, who may do something else meanwhile
-EXPECT_ABOVE_BYTES = 1 << 20  # a smaller body is sent at once: waiting for `100 Continue` costs one round trip
+EXPECT_ABOVE_BYTES = 1 << 20  # a smaller body, or a part, is sent at once: to wait for `100 Continue` is a round trip
 _SIGNERS = {"s3v4": "camloop-s3v4", "s3v4-query": "camloop-s3v4-query"}
 _NOW = "camloop_now"
 _log = Log("infra.s3")
@@ -92,9 +92,9 @@ def _choose(signature_version: str, **_: object) -> str | None:
     return _SIGNERS.get(signature_version)
 
 
-def _expect_only_for_big_bodies(params: dict[str, Any], **_: object) -> None:
+def _expect_only_for_big_bodies(params: dict[str, Any], model: Any, **_: object) -> None:
     body = params["body"]
-    if hasattr(body, "__len__") and len(body) <= EXPECT_ABOVE_BYTES:
+    if model.name == "UploadPart" or (hasattr(body, "__len__") and len(body) <= EXPECT_ABOVE_BYTES):
         params["headers"].pop("Expect", None)
 
 

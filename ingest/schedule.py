@@ -177,14 +177,15 @@ class Meter:
 
 
 class Lanes:
-    """How many transfers at once: twice as many while that brings a `GAIN`th of what it could, back when it does not.
+    """How many transfers at once: twice as many while that brings a `GAIN`th of what it could, else fewer if they do as well.
 
     A window ends after some acknowledged puts at one number of lanes; its rate is compared with the one before. On a thin
     link few lanes fill it, and a cut then costs a few half parts, not ten. What did not help is tried again, ever later.
     """
 
-    FIRST = 4
+    FIRST = 2
     GAIN = 0.12
+    LOSS = 0.05
     WINDOW_S = 0.4  # at least
     RETRY_S = 5.0
     LONGEST_RETRY_S = 120.0
@@ -221,15 +222,24 @@ class Lanes:
             self._from_ns, self._stored, self._bytes = now_ns, 0, 0
 
     def _decide(self, rate: float, now_ns: int) -> None:
-        if self._best is not None and self.n > self._best[0]:
-            if rate < self._best[1] * (1 + self.GAIN * (self.n / self._best[0] - 1)):  # it did not help: back
-                self.n, self._hold_until_ns = self._best[0], now_ns + round(self._retry_s * 1e9)
-                self._retry_s = min(2 * self._retry_s, self.LONGEST_RETRY_S)
-                return
-            self._retry_s = self.RETRY_S
-        self._best = (self.n, rate)
-        if now_ns >= self._hold_until_ns:
-            self.n = min(self._most, self.n * 2)
+        best_n, best_rate = self._best or (self.n, rate)
+        more, fewer = self.n > best_n, self.n < best_n
+        if more and rate < best_rate * (1 + self.GAIN * (self.n / best_n - 1)):
+            self.n = best_n // 2 if best_n > 1 else self._held(best_n, now_ns)  # perhaps fewer do as well
+        elif fewer and rate < best_rate * (1 - self.LOSS):
+            self.n = self._held(best_n, now_ns)
+        else:
+            self._best = (self.n, rate)
+            if fewer:
+                self.n = self.n // 2 if self.n > 1 else self._held(self.n, now_ns)
+            elif more or now_ns >= self._hold_until_ns:
+                self._retry_s = self.RETRY_S if more else self._retry_s
+                self.n = min(self._most, self.n * 2)
+
+    def _held(self, n: int, now_ns: int) -> int:
+        self._hold_until_ns = now_ns + round(self._retry_s * 1e9)
+        self._retry_s = min(2 * self._retry_s, self.LONGEST_RETRY_S)
+        return n
 
 
 class Turns:

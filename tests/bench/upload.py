@@ -1,16 +1,17 @@
 """How fast is the uploader beside one `aws s3 cp --recursive`? Prints one table.
 
 Usage: python tests/bench/upload.py --aws PATH [--server ministack|radosgw] [--small 1000] [--large 20] [--rounds 3]
-       python tests/bench/upload.py --aws PATH --lossy-minutes 15      (root: a network namespace with tc netem)
+       python tests/bench/upload.py --aws PATH --lossy-minutes 15      (root: see tests/bench/lossy_link.py)
 
 Both sides send the same files to the same server, ours first and theirs first by turns: N x 200 KB, N x 32 MB. awscli runs at
 its defaults (10 requests at once, parts of 8 MiB above 8 MiB); ours has no more connections and the same part size. Ours also
 writes a sidecar for each clip, proves each object, and deletes it locally; all of that is inside its time, and so are both
-programs' starts. "both" lines let awscli copy the same clips with the same sidecars: the folder as it lies in the spool. Bars: at least .9 of awscli's rate, resident memory of the uploader below 80 MB.
+programs' starts. With --both awscli also copies the same clips with the same sidecars: the folder as it lies in the spool.
+Bars: at least .9 of awscli's rate, resident memory of the uploader below 80 MB.
 
 With --lossy-minutes the client side runs in a namespace behind a veth pair (MTU 1500, half of the round trip's 100 ms
 and 5 % loss in each direction), each side for so many minutes or until it is done; what counts is how many bytes of whole
-objects the store then holds. Bar: more than awscli's. --congestion names TCP's congestion control there.
+objects the store then holds. Bar: more than awscli's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,6 +34,7 @@ from statistics import median
 from infra import keys
 from infra.records import Sidecar
 from ingest.spool import Spool
+from tests.bench.lossy_link import Link, lossy_link
 from tests.ministack_server import Ministack, ministack
 from tests.radosgw_server import radosgw
 
@@ -65,7 +67,9 @@ def clips(folder: Path, n: int, n_bytes: int, seed: int) -> list[Path]:
     made = []
     for number in range(n):
         path = folder / f"{number:05d}.mp4"
-        path.write_bytes(rng.randbytes(n_bytes))
+        with path.open("wb") as file:
+            for start in range(0, n_bytes, 1 << 20):
+                file.write(rng.randbytes(min(1 << 20, n_bytes - start)))
         made.append(path)
     return made
 
@@ -154,62 +158,6 @@ class Sides:
         return Run(seconds, n_bytes, n_objects, rss_mb, cpu_s)
 
 
-@contextlib.contextmanager
-def lossy_namespace(port: int, congestion: str, loss_percent: float, rtt_ms: float) -> Iterator[tuple[list[str], str]]:
-    """Make a namespace behind a lossy veth pair; yields the command prefix and the server's address as seen from there."""
-    name = f"cl{os.getpid() % 10000}"
-
-    def do(command: str) -> None:
-        subprocess.run(command.split(), check=True)
-
-    do(f"ip netns add {name}")
-    relay = None
-    try:
-        do(f"ip link add {name}h type veth peer name {name}n netns {name}")
-        do(f"ip addr add 10.77.0.1/30 dev {name}h")
-        do(f"ip link set {name}h up mtu 1500")
-        inside = f"ip netns exec {name}"
-        do(f"{inside} ip addr add 10.77.0.2/30 dev {name}n")
-        do(f"{inside} ip link set {name}n up mtu 1500")
-        do(f"{inside} ip link set lo up")
-        do(f"{inside} sysctl -q -w net.ipv4.tcp_congestion_control={congestion}")
-        for device, where in ((f"{name}h", ""), (f"{name}n", inside)):
-            subprocess.run(
-                ["ethtool", "-K", device, "tso", "off", "gso", "off", "gro", "off"], check=False, capture_output=True
-            )
-            do(f"{where} tc qdisc add dev {device} root netem limit 10000 delay {rtt_ms / 2}ms loss {loss_percent}%".strip())
-        code = f"import asyncio; from tests.bench.upload import relay; asyncio.run(relay('10.77.0.1', {port}))"
-        relay = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
-        time.sleep(1)
-        yield ["ip", "netns", "exec", name], f"http://10.77.0.1:{port}"
-    finally:
-        if relay is not None:
-            relay.terminate()
-            relay.wait()
-        subprocess.run(["ip", "netns", "del", name], check=False)
-        subprocess.run(["ip", "link", "del", f"{name}h"], check=False, capture_output=True)
-
-
-async def relay(address: str, port: int) -> None:
-    """Pass connections to `address`:`port` on to the server on loopback, which listens nowhere else."""
-    import asyncio
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 18):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
-
-    server = await asyncio.start_server(serve, address, port)
-    async with server:
-        await server.serve_forever()
-
-
 def show(what: str, ours: list[Run], theirs: list[Run]) -> None:
     """Print one row of the table."""
     a, b = median(run.mb_per_s for run in ours), median(run.mb_per_s for run in theirs)
@@ -235,16 +183,17 @@ def main() -> None:
     parser.add_argument("--lossy-minutes", type=float, help="minutes a side behind the lossy link")
     parser.add_argument("--loss", type=float, default=5.0, help="percent of packets, each way")
     parser.add_argument("--rtt-ms", type=float, default=100.0)
-    parser.add_argument("--congestion", default="cubic", help="in the namespace (default: cubic, a Pi's default)")
     parser.add_argument("--both", action="store_true", help="also let awscli copy clips and sidecars")
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     serving = ministack() if args.server == "ministack" else radosgw(memory_bytes=3 << 30)
     with tempfile.TemporaryDirectory(dir=args.folder) as name, serving as server, contextlib.ExitStack() as stack:
-        folder, prefix, endpoint = Path(name), list[str](), server.s3.endpoint_url or ""
+        folder, endpoint = Path(name), server.s3.endpoint_url or ""
+        prefix: Sequence[str] = ()
         limit_s = None if args.lossy_minutes is None else args.lossy_minutes * 60
         if limit_s is not None:
-            prefix, endpoint = stack.enter_context(lossy_namespace(server.port, args.congestion, args.loss, args.rtt_ms))
+            link = Link(loss=args.loss / 100, delay_s=args.rtt_ms / 2000)
+            prefix, endpoint = stack.enter_context(lossy_link(server.port, link))
         sides = Sides(server, args.aws, folder, prefix, endpoint, limit_s)
         for what, n, n_bytes in (("small", args.small, SMALL_BYTES), ("large", args.large, LARGE_BYTES)):
             if not n:
