@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import resource
+import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +216,43 @@ def command(*argv: str) -> dict[str, Any]:
     return {"code": code, **json.loads(said.getvalue())}
 
 
-CASES = (command, record, held, slow_disk, triggered, refused, hung_stop, stalled, colours, slow_pictures)
+def frozen() -> dict[str, Any]:
+    """Run `camloop agent` in the current folder, freeze the recorder of `front` once both film, stop it ten seconds later."""
+    log = Path("agent.log")
+    with log.open("wb") as errors:
+        agent = subprocess.Popen([sys.executable, "-m", "infra.cli", "agent"], stderr=errors)
+    try:
+        _until(lambda: log.read_text().count('"camera_recording"') == 2)
+        time.sleep(6)
+        (recorder,) = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/stat")
+            if _is_child(path, agent.pid) and b"front" in path.with_name("cmdline").read_bytes().split(b"\0")
+        ]
+        os.kill(recorder, signal.SIGSTOP)
+        _until(lambda: "camera_stalled" in log.read_text())
+        time.sleep(15)
+    finally:
+        agent.send_signal(signal.SIGTERM)
+    return {"code": agent.wait(timeout=60), "events": log.read_text()}
+
+
+def _until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < end, Path("agent.log").read_text()
+        time.sleep(0.2)
+
+
+def _is_child(stat: Path, parent: int) -> bool:
+    """Say whether a process of /proc is a child of `parent`."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return int(stat.read_text().rpartition(")")[2].split()[1]) == parent
+    return False
+
+
+CASES = (frozen, command, record, held, slow_disk, triggered, refused, hung_stop, stalled, colours, slow_pictures)
 
 if __name__ == "__main__":
     (case,) = [case for case in CASES if case.__name__ == sys.argv[1]]

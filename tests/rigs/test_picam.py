@@ -6,6 +6,7 @@ The length of the main test follows CAMLOOP_TEST_COUNT: 30 s for each, 600 s fro
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -234,3 +235,44 @@ def test_motion_and_privacy_of_a_camera_s_table(virtual_cameras: Rig, tmp_path: 
         assert sidecar.trigger == "motion" and check_accounted([one for _, one in found[name]])[0] > 0
         brightest = np.max([frames.rgb.max(axis=(0, 1, 3)) for frames in decode(path)], axis=0)
         assert brightest[340:].max() > 200 and (brightest[:300].max() <= 24) == (name == "hidden")
+
+
+AGENT = """
+store = "store"
+host_id = "pi"
+
+[agent]
+spool = "spool"
+stall_s = 3
+
+[[camera]]
+id = "front"
+url = "picam://0?width=640&height=360"
+segment_s = 4
+
+[[camera]]
+id = "back"
+url = "picam://1?width=320&height=240"
+segment_s = 4
+"""
+
+
+def test_the_agent_heals_a_camera_that_hangs(virtual_cameras: Rig, tmp_path: Path) -> None:
+    """Two Pi cameras under the agent; one recorder is frozen, killed and started again; the other loses nothing by it."""
+    (tmp_path / "camloop.toml").write_text(AGENT)
+    result = virtual_cameras("film_picam.py", "frozen", cwd=tmp_path, timeout_s=180)
+    assert result["code"] == 0 and '"agent_stopped"' in result["events"]
+    found = [Sidecar.from_json(path.read_bytes()) for path in (tmp_path / "store" / "clips").rglob("*.json")]
+    lines = [line for path in (tmp_path / "spool" / "ledger").rglob("*.json*") for line in path.read_text().splitlines()]
+    forfeited = [entry for entry in map(json.loads, lines) if entry.get("kind") == "forfeited"]
+    found.sort(key=lambda one: one.seq)
+    cameras = {name: [one for one in found if one.camera_id == name] for name in ("front", "back")}
+    front, back = cameras["front"], cameras["back"]
+    for name, clips_of_it in cameras.items():  # every number is a clip, or stands in the ledger with its reason
+        numbers = [one.seq for one in clips_of_it] + [entry["seq"] for entry in forfeited if entry["camera_id"] == name]
+        assert sorted(numbers) == list(range(len(numbers)))
+    recordings = list(dict.fromkeys(one.recording_id for one in front))
+    assert len(recordings) == 2 and len({one.recording_id for one in back}) == 1 and not any(one.salvaged for one in back)
+    assert sum(one.salvaged for one in front) + sum(entry["camera_id"] == "front" for entry in forfeited) == 1
+    check_accounted(back)
+    check_accounted([one for one in front if one.recording_id == recordings[1]])
