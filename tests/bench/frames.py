@@ -96,8 +96,13 @@ def one(kind: str, minutes: float, live: bool) -> dict[str, Any]:
 
             if live:
                 os.kill(os.getpid(), signal.SIGSTOP)
+            seen_s: list[float] = []
+
+            def see(frame: Any) -> None:
+                seen_s[1:] = [time.monotonic()]  # of the first frame and of the last one
+
             start_s, start_wall = time.process_time(), time.monotonic()
-            recorded = record(Camera(), spool, wish, stop=Stop(), clock=SystemClock(), on_clip=clip_done)  # type: ignore[arg-type]
+            recorded = record(Camera(), spool, wish, stop=Stop(), clock=SystemClock(), on_clip=clip_done, see=see)  # type: ignore[arg-type]
             cpu_s, wall_s = time.process_time() - start_s, time.monotonic() - start_wall
     lost = sum(1 for number in range(round(minutes * 60 * fps)) if number % LOST == 5)
     return {
@@ -105,7 +110,7 @@ def one(kind: str, minutes: float, live: bool) -> dict[str, Any]:
         "pi_fps": PI_SHARE * frames / cpu_s, "bytes_a_frame": sum(sizes) / frames,
         "mb_per_hour": sum(sizes) / 1e6 / (frames + lost) * fps * 3600, "gaps": gaps, "lost": recorded.n_dropped,
         "really_lost": lost, "rss_mb": max(rss), "growth_mb": max(rss[10:], default=rss[-1]) - max(rss[:10]),
-        "live_fps": (frames + lost) / wall_s if live else None, "cpu_share": cpu_s / wall_s,
+        "live_fps": (frames + lost - 1) / (seen_s[-1] - seen_s[0]) if live else None, "cpu_share": cpu_s / wall_s,
     }  # fmt: skip
 
 
