@@ -176,7 +176,7 @@ class Agent:
             "id": camera.id, "url": camera.shown_url, "site": camera.site, "state": watch.state,
             "trigger": str(camera.trigger.get("kind", "always")),
             "since_s": round((self._clock.mono_ns() - watch.since_ns) / 1e9, 1),
-            "fps": None if fps is None else round(fps, 2),
+            "is_late": watch.is_stalled(), "fps": None if fps is None else round(fps, 2),
             "down_s": round((self._clock.mono_ns() - (watch.last_frame_ns or self._started_mono_ns)) / 1e9, 1),
             "last_frame_age_s": None if watch.last_frame_ns is None else round(watch.age_s(), 1),
             "today": dataclasses.asdict(today), "n_frames": total.n_frames, "n_dropped": total.n_dropped,

@@ -57,6 +57,8 @@ def troubles(state: Mapping[str, Any]) -> list[str]:
     for camera in state["cameras"]:
         if camera["state"] in _DOWN and (camera["n_restarts"] or camera["down_s"] > 60):
             found.append(f"Camera {camera['id']} is NOT RECORDING.")
+        elif camera["is_late"]:  # and the agent lets it live: the kernel holds it
+            found.append(f"Camera {camera['id']} waits for the disk: no frame for {duration(camera['last_frame_age_s'])}.")
     if state.get("spool_holds") is None:
         found.append("The spool cannot be read.")
     for name, word in (("n_quarantined", "put aside as damaged"), ("n_lost", "lost"), ("n_evicted", "given up for space")):

@@ -31,6 +31,7 @@ TICK_S = 0.5
 MAX_LINE_BYTES = 2000
 KEPT_LINES = 20
 HEARTBEAT = "{heartbeat_fd}"
+AFTER_DISK_WAIT_NS = 2_000_000_000
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _READ_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
@@ -60,6 +61,7 @@ class Child:
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     n_lines_hidden: int = 0
     _pipe: int | None = None
+    _disk_wait_ns: int | None = None
     _beats: bytes = b""
     _text: bytes = b""
     _minute: int = -1
@@ -68,6 +70,14 @@ class Child:
 
     def __post_init__(self) -> None:
         self._repeats = Repeats(self.watch.clock)
+
+
+def is_in_disk_wait(pid: int) -> bool:
+    """Say whether a process sleeps uninterruptibly (state D)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "D"
+    except (OSError, IndexError):
+        return False
 
 
 def _die_with(parent: int) -> None:
@@ -133,11 +143,22 @@ class Supervisor:
             key.data()
         for child in self.children:
             self._bury(child)
-            if child.process is not None and child.watch.is_stalled():
+            if child.process is not None and child.watch.is_stalled() and not self._waits_for_disk(child):
                 child.watch.stalled()
                 if child._repeats.is_news(f"stalled: {child.watch.last_error}"):
                     _log.warning("camera_stalled", name=child.name, reason=child.watch.last_error, pid=child.process.pid)
                 self._kill(child)
+
+    def _waits_for_disk(self, child: Child) -> bool:
+        """Say whether a child is, or was until just now, stuck in the kernel: a card that takes its time is no stalled camera.
+
+        A process in that state cannot be killed anyway.
+        """
+        assert child.process is not None
+        now_ns = self._clock.mono_ns()
+        if is_in_disk_wait(child.process.pid):
+            child._disk_wait_ns = now_ns
+        return child._disk_wait_ns is not None and now_ns - child._disk_wait_ns < AFTER_DISK_WAIT_NS
 
     def _start(self, child: Child) -> None:
         reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

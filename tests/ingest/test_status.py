@@ -16,7 +16,7 @@ def camera(name: str, **more: Any) -> dict[str, Any]:
     """Return a camera's facts as the agent publishes them: a good one, but for `more`."""
     return {
         "id": name, "url": "rtsp://***@host/1", "site": None, "trigger": "always", "state": "running", "since_s": 400_000.0,
-        "fps": 14.98, "down_s": 0.3, "last_frame_age_s": 0.3,
+        "fps": 14.98, "is_late": False, "down_s": 0.3, "last_frame_age_s": 0.3,
         "today": {"n_frames": 412_337, "n_dropped": 12, "n_skipped": 0, "n_clips": 341},
         "n_frames": 1, "n_dropped": 0, "n_skipped": 0, "n_clips": 1, "n_restarts": 0, "n_stalls": 0, "last_error": None,
         "n_lines_hidden": 0,
@@ -78,6 +78,7 @@ def test_all_is_well() -> None:
         ({"spool_today": {"n_lost": 1}}, "1 clip was lost today."),
         ({"cameras": [camera("yard", state="waiting", n_restarts=7)]}, "Camera yard is NOT RECORDING."),
         ({"cameras": [camera("yard", state="starting", down_s=61.0)]}, "Camera yard is NOT RECORDING."),
+        ({"cameras": [camera("yard", last_frame_age_s=45.0, is_late=True)]}, "Camera yard waits for the disk: no frame for 45 s."),
         ({"uploader": {"state": "waiting", "last_error": "x"}}, "The uploader fails."),
         ({"temperature_c": 84.0}, "It is hot: 84 degrees."),
         ({"power": "under-voltage now"}, "The power supply is weak: under-voltage now."),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra.clock import SystemClock
+from ingest import supervisor as supervisor_module
 from ingest.supervisor import HEARTBEAT, Child, Supervisor
 from ingest.watchdog import Watch
 
@@ -96,6 +97,23 @@ def test_a_camera_that_never_gives_a_frame(tmp_path: Path, supervised: Callable[
     late.watch.start_s = 1.0
     turn_until(supervised(late), lambda: late.watch.n_stalls == 1)
     assert late.watch.last_error == "no frame for 1 s; killed and started again"
+
+
+def test_a_slow_card_is_no_stalled_camera(
+    tmp_path: Path, supervised: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorder that the kernel holds is left alone, and killed when it does not go on once it is free."""
+    held = True
+    monkeypatch.setattr(supervisor_module, "is_in_disk_wait", lambda pid: held)
+    monkeypatch.setattr(supervisor_module, "AFTER_DISK_WAIT_NS", 300_000_000)
+    child = fake(tmp_path, "slow", "stall")
+    supervisor = supervised(child)
+    turn_until(supervisor, lambda: child.watch.is_stalled())
+    for _ in range(10):
+        supervisor.turn(0.02)
+    assert child.watch.n_stalls == 0 and len(starts(tmp_path, "slow")) == 1
+    held = False
+    turn_until(supervisor, lambda: child.watch.n_stalls == 1)
 
 
 def test_a_file_ends_and_stays_so(tmp_path: Path, supervised: Callable[..., Supervisor]) -> None:
