@@ -141,8 +141,10 @@ def _numbers(spool: Spool, database: SpoolDatabase) -> None:
     for mark in spool.marks:
         next_seq = database.next_seq(mark.camera_id, mark.boot_id)
         if database.was_rebuilt or not mark.below - STRIDE <= next_seq <= mark.below:
-            accounted = {entry.seq for entry in spool.ledger.entries() if entry.camera_id == mark.camera_id}
-            accounted |= database.seqs(mark.camera_id, mark.boot_id)
+            accounted = database.seqs(mark.camera_id, mark.boot_id)
+            for entry in spool.ledger.entries():
+                if (entry.camera_id, entry.boot_id) == (mark.camera_id, mark.boot_id):
+                    accounted.update(range(entry.seq, entry.seq + entry.n))
             unknown = [seq for seq in range(max(0, mark.below - STRIDE), mark.below) if seq not in accounted]
             spool.ledger.add(
                 LedgerEntry(camera_id=mark.camera_id, boot_id=mark.boot_id, seq=seq, kind="unknown", reason=DATABASE_LOST)

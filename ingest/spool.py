@@ -10,13 +10,12 @@ Numbers have no holes: each becomes a clip or an entry in the `ledger` with its 
 that died). Beyond `limits` the owner's policy gives clips up, each with its entry.
 
 Layout: `clips/<clip_id>.json` (the sidecar, first) and `clips/<clip_id>.<container>`, `quarantine/` with a reason beside
-each clip that must not be sent, `recording/` for files that a recorder has not finished, `ledger/`, `sequence/` (how far
-numbers went), `spool.sqlite` (synchronous=FULL). The database only remembers order, state and numbers; when it is gone or
-damaged it is made again from the files (the old one is kept aside). Sending a clip twice is harmless.
+each clip that must not be sent, `recording/` for unfinished files, `ledger/`, `sequence/` (how far numbers went), and
+`spool.sqlite`, which only remembers; gone or damaged, it is made again from the files. Sending a clip twice is harmless.
 
-One process at a time changes anything (the lock `change`). Orders that a crash may interrupt, each finished by the next
-`Spool(folder)`: reserve: mark, row. adopt: sidecar, clip, row. done: row, clip, sidecar. give up: entries, rows, clips,
-sidecars. quarantine: entry, reason, clip, sidecar, row. forfeit: entry, row.
+One process at a time changes anything (the lock `change`). What a crash interrupts is finished by the next `Spool(folder)`:
+reserve: mark, row. adopt: sidecar, clip, row. done: row, clip, sidecar. give up: entries, rows, clips, sidecars.
+quarantine: entry, reason, clip, sidecar, row. forfeit: entry, row.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -116,8 +116,8 @@ class Spool:
         with self._changing() as database:
             seq = database.next_seq(camera_id, boot_id)
             self.marks.raise_over(camera_id, boot_id, seq, database.boot_number(boot_id))
-            opened = Open(camera_id, boot_id, seq)
-            database.commit([*database.raise_to(camera_id, boot_id, seq + 1, promised=True), database.reserve(opened)])
+            opened = database.reserve(Open(camera_id, boot_id, seq))
+            database.commit([*database.raise_to(camera_id, boot_id, seq + 1, promised=True), opened])
         return seq
 
     def forfeit(self, camera_id: str, boot_id: str, seq: int, reason: str, *, clip_id: str | None = None) -> None:
@@ -128,8 +128,7 @@ class Spool:
     def forfeit_open(self, camera_id: str, reason: str) -> int:
         """Forfeit what earlier recorders of this camera left open, and return how many numbers; hold the camera's lock."""
         with self._changing() as database:
-            mine = [number for number in database.open_reservations() if number.camera_id == camera_id]
-            return self.close_numbers(database, mine, reason)
+            return self.close_numbers(database, [n for n in database.open_reservations() if n.camera_id == camera_id], reason)
 
     def adopt(self, path: Path, sidecar: Sidecar, *, value: float | None = None) -> bool:
         """Move a finished clip in. When this returns, the clip survives a power cut.
@@ -147,11 +146,10 @@ class Spool:
         """
         check_name(sidecar.clip_id, "clip"), check_name(sidecar.container, "container")
         check_name(sidecar.camera_id, "camera"), check_name(sidecar.boot_id, "boot")
-        n_bytes = path.stat().st_size
-        if n_bytes != sidecar.n_bytes:
-            raise ArtefactError(f"{path.name} has {n_bytes} bytes, its sidecar says {sidecar.n_bytes}; it was not adopted")
+        if (found := path.stat().st_size) != sidecar.n_bytes:
+            raise ArtefactError(f"{path.name} has {found} bytes, its sidecar says {sidecar.n_bytes}; it was not adopted")
         document, worth = sidecar.to_json(), value_of(sidecar) if value is None else value
-        n_bytes += len(document)
+        n_bytes = sidecar.n_bytes + len(document)
         with self._changing() as database:
             state, opened = database.state(sidecar.clip_id), Open(sidecar.camera_id, sidecar.boot_id, sidecar.seq)
             if state == "done" or (state == "pending" and database.number(sidecar.clip_id) not in (None, opened)):
@@ -209,9 +207,7 @@ class Spool:
 
     def pending(self, order: Literal["oldest", "fresh"] = "oldest", limit: int | None = None) -> list[SpooledClip]:
         """Return the clips that wait, in order of boot, number and monotonic time, or the other way round."""
-        with _explained(self.folder):
-            waiting = self.database.candidates()
-        found: list[SpooledClip] = []
+        waiting, found = self.waiting(), list[SpooledClip]()
         for candidate in reversed(waiting) if order == "fresh" else waiting:
             if len(found) == limit:
                 break
@@ -227,18 +223,18 @@ class Spool:
 
     def waiting(self) -> list[Candidate]:
         """Return what is known of the clips that wait without reading their files, oldest first."""
-        with _explained(self.folder):
-            return self.database.candidates()
+        with self._reading() as database:
+            return database.candidates()
 
     def state(self, clip_id: str) -> str | None:
         """Return pending, done, quarantined, lost, evicted, or None for a clip that was never here."""
-        with _explained(self.folder):
-            return self.database.state(clip_id)
+        with self._reading() as database:
+            return database.state(clip_id)
 
     def counts(self) -> dict[str, int]:
         """Return how many clips are in each state."""
-        with _explained(self.folder):
-            return self.database.counts()
+        with self._reading() as database:
+            return database.counts()
 
     @contextlib.contextmanager
     def sending(self, clip: SpooledClip) -> Iterator[bool]:
@@ -315,32 +311,40 @@ class Spool:
     def _changing(self, *, frees: bool = False) -> Iterator[SpoolDatabase]:
         """Change something under the lock; what frees space may use the ballast."""
         with _explained(self.folder), self.locked("change", wait=True):
-            if not self.database.is_current():  # deleted or replaced under us
+            if not self.database.is_current():  # deleted, replaced or condemned
                 self.database.close()
                 self.database = self._opened()
             if frees:
                 drop_ballast(self)
-            yield self.database
+            try:
+                yield self.database
+            except sqlite3.DatabaseError as error:  # what no check at its opening could see
+                self.database.condemn(error)
+                raise
             take_ballast(self)
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[SpoolDatabase]:
+        if not self.database.is_current():
+            with self._changing():
+                pass
+        with _explained(self.folder):
+            yield self.database
+
     def _opened(self) -> SpoolDatabase:
-        database = SpoolDatabase(self.folder / "spool.sqlite", self._clock)
-        try:
+        with contextlib.ExitStack() as closing:
+            database = SpoolDatabase(self.folder / "spool.sqlite", self._clock)
+            closing.callback(database.close)
             repair(self, database)
-        except BaseException:
-            database.close()
-            raise
+            closing.pop_all()
         return database
 
     def close_numbers(self, database: SpoolDatabase, numbers: Iterable[Open], reason: str, clip_id: str | None = None) -> int:
         """Forfeit those of the numbers that are open; the caller holds the lock `change`."""
         still_open = set(database.open_reservations())
         closing = [number for number in numbers if number in still_open]
-        at_ns = self._clock.mono_ns()
-        self.ledger.add(
-            LedgerEntry(**number._asdict(), clip_id=clip_id, kind="forfeited", reason=reason, at_mono_ns=at_ns)
-            for number in closing
-        )
+        entry = partial(LedgerEntry, kind="forfeited", clip_id=clip_id, reason=reason, at_mono_ns=self._clock.mono_ns())
+        self.ledger.add(entry(**number._asdict()) for number in closing)
         if closing:
             database.commit([database.release(number) for number in closing])
             _log.warning("forfeited", numbers=[f"{n.camera_id}/{n.boot_id}/{n.seq}" for n in closing], reason=reason)
@@ -383,7 +387,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.DatabaseError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        full = "full" in reason or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+        full = "full" in reason or getattr(error, "errno", 0) == errno.ENOSPC
         with contextlib.suppress(OSError):  # SQLite calls a full disk an I/O error, now and then
             if not full and disk_usage(folder)[1] < _FULL_BYTES:
                 full, reason = True, f"{os.strerror(errno.ENOSPC)} ({reason})"

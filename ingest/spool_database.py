@@ -30,7 +30,7 @@ Statement = tuple[str, Sequence[Any]]
 _log = Log("ingest.spool")
 _NOT_DAMAGE = (
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_MISUSE,
 )  # fmt: skip
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS boots (number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE)",
@@ -41,7 +41,7 @@ _TABLES = (
         camera_id TEXT NOT NULL, boot_id TEXT NOT NULL, seq INTEGER NOT NULL, crc INTEGER NOT NULL,
         PRIMARY KEY (camera_id, boot_id, seq)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS clips (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER PRIMARY KEY,
         clip_id TEXT NOT NULL UNIQUE,
         state TEXT NOT NULL CHECK (state IN ('pending', 'done', 'quarantined', 'lost', 'evicted')),
         added_ns INTEGER NOT NULL,
@@ -64,11 +64,21 @@ _WRONG = (
     "SELECT count(*) FROM clips WHERE state = 'pending' AND crc != row_crc(clip_id, camera_id, boot_id, seq, start_mono_ns, "
     "n_bytes, value)",
 )
+_TRIAL = (
+    "INSERT INTO clips (clip_id, state, added_ns) VALUES ('', 'pending', 0)",
+    "INSERT INTO boots (boot_id) VALUES ('')",
+    "INSERT INTO sequences VALUES ('', '', 0, 0, 0)",
+    "INSERT INTO reservations VALUES ('', '', 0, 0)",
+)
 _ORDERED = f"""
     SELECT clip_id, camera_id, clips.boot_id, seq, start_mono_ns, n_bytes, value, "trigger"
     FROM clips LEFT JOIN boots ON boots.boot_id = clips.boot_id WHERE state = 'pending'
     ORDER BY boots.number, max(start_mono_ns) OVER (PARTITION BY clips.boot_id, camera_id, seq >= {SENT_BACK_SEQ} ORDER BY seq),
         camera_id, seq, clips.number"""
+
+
+def _is_damage(error: Exception) -> bool:
+    return (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF) not in _NOT_DAMAGE
 
 
 def _row_crc(*values: object) -> int:
@@ -99,19 +109,28 @@ class SpoolDatabase:
         try:
             self._database = self._connected(path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: sqlite3 quotes a schema that is no text
-            if (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF) in _NOT_DAMAGE:
+            if not _is_damage(error):
                 raise
-            aside = path.with_name(f"{path.name}.damaged-{clock.now_ns()}")
-            _log.error("database_damaged", path=path, kept_as=aside, error=str(error))
-            durable.adopt(path, aside)
-            for suffix in ("-wal", "-shm"):
-                durable.remove(path.with_name(path.name + suffix))
+            self._put_aside(error)
             self._database, self.was_rebuilt = self._connected(path), True
         self._inode = path.stat().st_ino
 
     def close(self) -> None:
         """Close the connection."""
         self._database.close()
+
+    def condemn(self, error: Exception) -> None:
+        """Put the database aside if `error` says that it is damaged: it is made again by the next change."""
+        if _is_damage(error):
+            self._database.close()
+            self._put_aside(error)
+
+    def _put_aside(self, error: Exception) -> None:
+        aside = self._path.with_name(f"{self._path.name}.damaged-{self._clock.now_ns()}")
+        _log.error("database_damaged", path=self._path, kept_as=aside, error=str(error))
+        durable.adopt(self._path, aside)
+        for suffix in ("-wal", "-shm"):
+            durable.remove(self._path.with_name(self._path.name + suffix))
 
     def is_current(self) -> bool:
         """Say whether the file is still the one that was opened."""
@@ -293,6 +312,10 @@ class SpoolDatabase:
                 raise sqlite3.DatabaseError("its tables are not those that were made")
             if any(database.execute(wrong).fetchone()[0] for wrong in _WRONG):
                 raise sqlite3.DatabaseError("a row does not hold what was written")
+            database.execute("BEGIN IMMEDIATE")
+            for sql in _TRIAL:
+                database.execute(sql)
+            database.execute("ROLLBACK")
         except (sqlite3.Error, UnicodeDecodeError):
             database.close()
             raise
