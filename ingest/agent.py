@@ -112,7 +112,7 @@ class Agent:
             argv += ["--outbox", str(folder)]
         return Child(
             name=UPLOADER, argv=argv, watch=watch, lines_per_minute=self._config.log_lines_per_minute,
-            environment=child_environment(self._settings),
+            environment=child_environment(self._settings), niceness=10,
         )  # fmt: skip
 
     def _today(self) -> str:

