@@ -136,6 +136,26 @@ def resize(rgb: Rgb, size_px: tuple[int, int]) -> Rgb:
     return Picture(0, Fraction(1), frame).rgb((int(size_px[0]), int(size_px[1])))
 
 
+def rgb_of_yuv420(data: npt.NDArray[np.uint8], size_px: tuple[int, int], stride: int) -> Rgb:
+    """Return a YUV420 buffer of a camera as a picture: uint8 (H, W, 3) RGB; BT.601, limited range.
+
+    Args:
+        data: uint8 (N,): H rows of luma, `stride` bytes each, then H/2 rows of U and of V, half as long.
+        size_px: (width, height), even.
+        stride: bytes from row to row of the luma; rows may be padded.
+    """
+    width, height = size_px
+    frame = av.VideoFrame(width, height, "yuv420p")
+    begin = 0
+    for plane, shrink in zip(frame.planes, (1, 2, 2), strict=True):
+        rows, row_bytes = height // shrink, stride // shrink
+        source = data[begin : begin + rows * row_bytes].reshape(rows, row_bytes)
+        target = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        target[:rows, : width // shrink] = source[:, : width // shrink]
+        begin += rows * row_bytes
+    return Picture(0, Fraction(1), frame).rgb()
+
+
 def fit(size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[tuple[int, int], float, int, int]:
     """Say how a picture of `size_px` lies in a letterbox of `box_px` (both width, height).
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from infra.clock import Clock
 from infra.errors import DeviceError, MissingExtra, UsageError
 from infra.log import Log
-from ingest.picam_frames import FrameNumbers, controls_of, rgb_of_yuv420
+from ingest.picam_frames import FrameNumbers, controls_of
 from ingest.picam_settings import PiSettings
 from ingest.picam_training import TrainingMode
 
@@ -208,6 +208,8 @@ class Device:
         """Return the small picture of a frame: uint8 (h, w, 3) RGB."""
         if seen.small is None or self.small_px is None:
             return None
+        from infra.picture import rgb_of_yuv420
+
         return rgb_of_yuv420(seen.small, self.small_px, self.small_stride)
 
     def stop(self, encoder: Any = None) -> None:

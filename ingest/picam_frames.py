@@ -1,4 +1,4 @@
-"""What picamera2 says of a frame, turned into our nouns: its number, whose fault a gap is, its controls, its small picture.
+"""What picamera2 says of a frame, turned into our nouns: its number, whose fault a gap is, its controls, its parameter sets.
 
 Pure functions of metadata and bytes: no camera is needed to test them.
 """
@@ -6,14 +6,9 @@ Pure functions of metadata and bytes: no camera is needed to test them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ingest.source import RECORDER_SLOW, SOURCE_DROPPED
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 CONTROLS: Mapping[str, tuple[str, int]] = {
     "ExposureTime": ("exposure_us", 0),
@@ -86,28 +81,3 @@ def parameter_sets(data: bytes) -> bytes:
         elif kind in (1, 5):  # the picture itself: nothing of interest after it
             break
     return b"".join(found)
-
-
-def rgb_of_yuv420(data: npt.NDArray[np.uint8], size_px: tuple[int, int], stride: int) -> npt.NDArray[np.uint8]:
-    """Return a YUV420 buffer of the camera as a picture: uint8 (H, W, 3) RGB.
-
-    Args:
-        data: uint8 (N,): H rows of luma, `stride` bytes each, then H/2 rows of U and of V, half as long.
-        size_px: (width, height), even.
-        stride: bytes from row to row of the luma; rows may be padded.
-    """
-    import av
-    import numpy as np
-
-    from infra.picture import Picture
-
-    width, height = size_px
-    frame = av.VideoFrame(width, height, "yuv420p")
-    begin = 0
-    for plane, shrink in zip(frame.planes, (1, 2, 2), strict=True):
-        rows, row_bytes = height // shrink, stride // shrink
-        source = data[begin : begin + rows * row_bytes].reshape(rows, row_bytes)
-        target = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        target[:rows, : width // shrink] = source[:, : width // shrink]
-        begin += rows * row_bytes
-    return Picture(0, Fraction(1), frame).rgb()

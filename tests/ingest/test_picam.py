@@ -15,10 +15,11 @@ import pytest
 
 from infra import cli
 from infra.errors import DeviceError, MissingExtra, UsageError
+from infra.picture import rgb_of_yuv420
 from ingest.mailbox import Mailbox
 from ingest.picam import available_cameras, open_picam
 from ingest.picam_device import has_hardware_encoder
-from ingest.picam_frames import FrameNumbers, controls_of, parameter_sets, rgb_of_yuv420
+from ingest.picam_frames import FrameNumbers, controls_of, parameter_sets
 from ingest.picam_settings import PiSettings, parse_picam
 from ingest.picam_training import LOCK_WITHIN_FRAMES, LOCKED_FRAMES, TrainingMode
 from ingest.source import RECORDER_SLOW, SOURCE_DROPPED
