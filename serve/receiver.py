@@ -15,9 +15,10 @@ import hmac
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Final, Protocol
 
 from infra import durable, keys
 from infra.clock import Clock
@@ -98,20 +99,20 @@ class FolderReceiver:
         return self._address(Grant(key=key, n_bytes=n_bytes, sha256=sha256, expires_ns=self._until(expires_s)))
 
     def create(self, key: str, *, n_bytes: int, sha256: str) -> str:
-        upload = keys.derived_id("upload", key, n_bytes, sha256)
+        upload = _upload_of(key)
         with self._explained():
             durable.make_dirs(self._folder / upload)
         return upload
 
     def part_address(self, key: str, upload: str, number: int, *, n_bytes: int, sha256: str, expires_s: int) -> Address:
-        self._parts_folder(upload)
+        self._parts_folder(key, upload)
         grant = Grant(
             key=key, n_bytes=n_bytes, sha256=sha256, expires_ns=self._until(expires_s), upload=upload, part=number
         )  # fmt: skip
         return self._address(grant)
 
     def parts(self, key: str, upload: str) -> list[Part]:
-        folder = self._parts_folder(upload)
+        folder = self._parts_folder(key, upload)
         found = []
         for path in sorted(folder.glob(f"{_PART}*")):
             number, _, sha256 = path.name.removeprefix(_PART).partition("-")
@@ -119,7 +120,7 @@ class FolderReceiver:
         return found
 
     def complete(self, key: str, upload: str, parts: list[Part], *, sha256: str) -> None:
-        folder = self._parts_folder(upload)
+        folder = self._parts_folder(key, upload)
         whole = self._temporary()
         try:
             with self._explained():
@@ -134,7 +135,7 @@ class FolderReceiver:
 
     def abort(self, key: str, upload: str) -> None:
         with contextlib.suppress(ObjectMissing):
-            shutil.rmtree(self._parts_folder(upload), ignore_errors=True)
+            shutil.rmtree(self._parts_folder(key, upload), ignore_errors=True)
 
     def look(self, key: str) -> Look | None:
         found = self.store.head(key)
@@ -166,14 +167,14 @@ class FolderReceiver:
             raise StoreForbidden(f"this address is for {allowed.n_bytes} bytes, not {n_bytes}")
         with self._explained():
             durable.make_dirs(self._folder)
-        return Incoming(self, allowed, self._temporary())
+            return Incoming(self, allowed, self._temporary())
 
     def store_incoming(self, grant: Grant, path: Path) -> None:
         """Give received bytes their place: the object, or a part of it; ObjectExists."""
         if grant.upload is None or grant.part is None:
             self.store.put_file_if_absent(grant.key, path, sha256=grant.sha256)
             return
-        folder = self._parts_folder(grant.upload)
+        folder = self._parts_folder(grant.key, grant.upload)
         with self._explained():
             for before in folder.glob(f"{_PART}{grant.part:05d}-*"):
                 durable.remove(before)
@@ -195,9 +196,9 @@ class FolderReceiver:
     def _temporary(self) -> Path:
         return self._folder / f".tmp-{secrets.token_hex(12)}"
 
-    def _parts_folder(self, upload: str) -> Path:
-        folder = self._folder / upload
-        if not keys.is_clip_id(upload) or not folder.is_dir():  # an id has 32 hex digits: no path can be made of it
+    def _parts_folder(self, key: str, upload: str) -> Path:
+        folder = self._folder / _upload_of(key)
+        if upload != folder.name or not folder.is_dir():  # the folder is the key's: another's upload id opens nothing
             raise ObjectMissing(f"no upload {upload[:40]!r}; create it again")
         return folder
 
@@ -219,11 +220,15 @@ class FolderReceiver:
         return hmac.digest(self._secret, body, "sha256")
 
     @contextlib.contextmanager
-    def _explained(self) -> Any:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise StoreError(f"store {self.store.url}: {error.strerror}; check the folder's disk and rights") from error
+
+
+def _upload_of(key: str) -> str:
+    return keys.derived_id("upload", key)
 
 
 def _text(data: bytes) -> str:
@@ -259,14 +264,18 @@ class Incoming:
             StoreForbidden: other bytes came.
             ObjectExists: an object lies there already.
         """
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise StoreError(f"{self._path}: {error.strerror}; free space on the store's disk") from error
         if self._n_bytes != self._grant.n_bytes or self._digest.hexdigest() != self._grant.sha256:
             raise StoreForbidden(f"{self._n_bytes} bytes of another SHA-256 came than this address is for")
         self._receiver.store_incoming(self._grant, self._path)
 
     def abandon(self) -> None:
         """Remove what came; fine after `finish`."""
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 

@@ -340,7 +340,15 @@ def test_parts_of_another(scene: Scene) -> None:
     assert scene.ask(verb="part", part=3, part_sha256="0" * 64, **named[0]).status == 400
     assert scene.ask(verb="complete", **named[0]).status == 400, "not all parts are there"
     assert scene.ask(verb="complete", **(named[0] | {"upload": named[1]["upload"]})).status in (400, 404)
+    for verb in ("part", "parts", "abort"):  # an abort says 200 of an upload that is not there, and does nothing
+        crossed = named[0] | {"upload": named[1]["upload"]}
+        answer = scene.ask(verb=verb, part=1, part_sha256=hashlib.sha256(piece).hexdigest(), **crossed)
+        if scene.bucket and verb == "part":  # the store knows: this upload is not of that key
+            assert send("PUT", answer.document["url"], dict(answer.document["headers"]), piece) in (403, 404)
+        else:
+            assert answer.status == (200 if verb == "abort" else 404)
     for fields in named:
+        assert scene.ask(verb="parts", **fields).status == 200, "both are still there"
         assert scene.ask(verb="abort", **fields).status == 200
         assert scene.ask(verb="complete", **fields).status in (400, 404)
         assert scene.running.store.head(keys.clip_key(OWN, fields["clip_id"], "mp4")) is None

@@ -34,6 +34,7 @@ from ingest.broker_wire import enroll
 from ingest.enrolled import read_enrolled
 from ingest.pace import Pace
 from serve import wanted
+from serve.receiver import Incoming
 from tests.broker_server import RunningBroker, running_broker
 from tests.faults.proxy import proxy
 from tests.ministack_server import ministack
@@ -160,6 +161,41 @@ def test_a_clock_of_1970(running: RunningBroker, tmp_path: Path) -> None:
     path, sha256, key = a_file(tmp_path, 500, f"1970 {running.url}")
     made.put_file_if_absent(key, path, sha256=sha256)
     assert made.clock_offset_s is not None and abs(made.clock_offset_s - time.time()) < 60
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store without space answers 503, keeps nothing half, and takes the clip when there is room again."""
+    with running_broker(DirStore(tmp_path / "store")) as running:
+        _, made = running.host(tmp_path, "barn", ["cam"])
+        path, sha256, key = a_file(tmp_path, 100_000, "full")
+
+        def full(self: Incoming, piece: bytes) -> None:
+            raise StoreError("No space left on device")
+
+        with monkeypatch.context() as disk:
+            disk.setattr(Incoming, "write", full)
+            with pytest.raises(StoreError, match="503"):
+                made.put_file_if_absent(key, path, sha256=sha256)
+        assert running.store.head(key) is None and list((tmp_path / "store" / "incoming").iterdir()) == []
+        assert made.put_file_if_absent(key, path, sha256=sha256).n_bytes == 100_000
+
+
+def test_a_host_that_hangs_up(tmp_path: Path) -> None:
+    """A PUT whose line is cut in the middle leaves nothing behind."""
+    with running_broker(DirStore(tmp_path / "store")) as running:
+        _, made = running.host(tmp_path, "barn", ["cam"])
+        path, sha256, key = a_file(tmp_path, 100_000, "hang")
+        answer = made._ask("put", key, n_bytes=100_000, sha256=sha256)
+        line = http.client.HTTPConnection("127.0.0.1", urlsplit(running.url).port, timeout=10)
+        line.putrequest("PUT", answer["url"])
+        line.putheader("Content-Length", "100000")
+        line.endheaders()
+        line.send(path.read_bytes()[:60_000])
+        incoming = tmp_path / "store" / "incoming"
+        _until(lambda: incoming.is_dir() and any(incoming.iterdir()))
+        line.close()
+        _until(lambda: not any(incoming.iterdir()))
+        assert running.store.head(key) is None
 
 
 def test_what_may_be_read(running: RunningBroker, tmp_path: Path) -> None:
