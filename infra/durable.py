@@ -12,6 +12,7 @@ it might still succeed (the kernel may have dropped the pages: RELIABILITY.md ro
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -55,8 +56,16 @@ class Disk:
         source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name; raises FileExistsError when `target` exists: the put-if-absent of a folder."""
-        target.hardlink_to(source)
+        """Give a file a second name; raises FileExistsError when `target` exists: the put-if-absent of a folder.
+
+        Where there are no hard links (FAT and exFAT, what memory cards and sticks come with) it is renamed, if that is free.
+        """
+        try:
+            target.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            _rename_if_free(source, target, error)
 
     def symlink(self, points_to: str, path: Path) -> None:
         """Create a symbolic link."""
@@ -73,6 +82,18 @@ class Disk:
     def mkdir(self, path: Path) -> None:
         """Create one directory; fine if it exists."""
         path.mkdir(exist_ok=True)
+
+
+def _rename_if_free(source: Path, target: Path, otherwise: OSError) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    at_cwd, no_replace = -100, 1  # AT_FDCWD, RENAME_NOREPLACE of linux/fs.h
+    if libc.renameat2(at_cwd, os.fsencode(source), at_cwd, os.fsencode(target), no_replace) == 0:
+        return
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    raise otherwise
 
 
 disk = Disk()

@@ -23,6 +23,7 @@ from ingest.uploader import Uploaded, watch
 from ingest.uploader import upload as deliver
 from ingest.wishes import pull_quietly
 
+LAST_WORD_S = 0.5
 DEFAULT_SPOOL = Path("camloop-spool")
 WISHES_EVERY_NS = 300_000_000_000
 STICK = """memory cards and sticks:
@@ -115,7 +116,10 @@ def _watch(spool: Spool, store: Destination, settings: UploadSettings, host_id: 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     watch(spool, store, settings=settings, host_id=host_id, stop=stop, between=now_and_then)
-    if threading.active_count() > 1:  # a request that hangs may be cut: every order of writes is made for that
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    for thread in others:
+        thread.join(LAST_WORD_S)
+    if any(thread.is_alive() for thread in others):  # a request that hangs may be cut: every order of writes is made for that
         os._exit(0)
     return 0
 

@@ -130,11 +130,11 @@ def environment(server: Ministack, link: BadLink, folder: Path) -> dict[str, str
 
 def report(who: str, n: int, n_bytes: int, link: BadLink, started_s: float, expected: int, n_starts: int) -> None:
     """Print one row."""
-    again = (link.sent - n_bytes) / expected
+    again = f"{100 * (link.sent - n_bytes) / expected:5.1f} %" if n_bytes == expected else "unknown: it did not finish"
     seconds = time.monotonic() - started_s
     print(
         f"{who:<8} {n:>4} clips, {n_bytes / 1e6:8.1f} MB of {expected / 1e6:.1f} in {seconds:6.0f} s, {link.n_drops} drops, "
-        f"{link.sent / 1e6:8.1f} MB sent, sent again {100 * again:5.1f} %, started {n_starts} times",
+        f"{link.sent / 1e6:8.1f} MB sent, sent again {again}, started {n_starts} times",
         flush=True,
     )
 

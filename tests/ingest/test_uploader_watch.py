@@ -240,6 +240,22 @@ class TestStick:
         assert code == 0 and said["spool"] == {"done": 2}
         assert list((spool_folder / "clips").iterdir()) == []
 
+    def test_fat(self, tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A card with a FAT file system has no hard links: put-if-absent is a rename that replaces nothing."""
+
+        def none(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "hardlink_to", none)
+        store = DirStore(tmp_path / "stick")
+        assert store.capabilities().put_if_absent
+        with Spool(tmp_path / "spool") as spool:
+            fill(spool, make_clip, 0, 1)
+            assert upload(spool, store, keep=True).n_clips == 2
+            assert upload(spool, store).n_clips == 2
+        assert len(stored(store)) == 2
+        assert list(store.path.rglob(".tmp-*")) == []
+
     def test_bad_sticks(self, tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
         """A stick that is not mounted, is read-only or full: one line, nothing lost."""
         with Spool(tmp_path / "spool") as spool:
