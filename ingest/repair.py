@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra import durable
+from infra.clock import Clock
 from infra.errors import ArtefactError, DeviceError
 from infra.log import Log
 from infra.records import Sidecar
@@ -38,6 +40,23 @@ DATABASE_LOST = "the spool's database was lost: this number was delivered, or no
 
 
 GivenUp = set[tuple[str | None, Open]]
+
+
+def opened(spool: Spool, clock: Clock) -> SpoolDatabase:
+    """Return the spool's database after the repair; one that proves damaged meanwhile is made again, once."""
+    for is_last in (False, True):
+        with contextlib.ExitStack() as closing:
+            database = SpoolDatabase(spool.folder / "spool.sqlite", clock)
+            closing.callback(database.close)
+            try:
+                repair(spool, database)
+            except sqlite3.DatabaseError as error:
+                if is_last or not database.condemn(error):
+                    raise
+                continue
+            closing.pop_all()
+            return database
+    raise AssertionError("the second time raises or returns")
 
 
 def repair(spool: Spool, database: SpoolDatabase) -> None:

@@ -44,7 +44,7 @@ from ingest.ledger import Ledger, SealedPage, Sign
 from ingest.marks import Marks
 from ingest.policy import Candidate, SpoolLimits
 from ingest.policy import value as value_of
-from ingest.repair import repair
+from ingest.repair import opened
 from ingest.room import DiskUsage, disk_usage, drop_ballast, excess_bytes, give_up, take_ballast
 from ingest.spool_database import Open, SpoolDatabase
 
@@ -93,7 +93,7 @@ class Spool:
                 durable.make_dirs(path)
             drop_ballast(self)
             with self.locked("change", wait=True):
-                self.database = self._opened()
+                self.database = opened(self, self._clock)
                 take_ballast(self)
 
     def __enter__(self) -> Spool:
@@ -116,8 +116,8 @@ class Spool:
         with self._changing() as database:
             seq = database.next_seq(camera_id, boot_id)
             self.marks.raise_over(camera_id, boot_id, seq, database.boot_number(boot_id))
-            opened = database.reserve(Open(camera_id, boot_id, seq))
-            database.commit([*database.raise_to(camera_id, boot_id, seq + 1, promised=True), opened])
+            reserved = database.reserve(Open(camera_id, boot_id, seq))
+            database.commit([*database.raise_to(camera_id, boot_id, seq + 1, promised=True), reserved])
         return seq
 
     def forfeit(self, camera_id: str, boot_id: str, seq: int, reason: str, *, clip_id: str | None = None) -> None:
@@ -151,9 +151,9 @@ class Spool:
         document, worth = sidecar.to_json(), value_of(sidecar) if value is None else value
         n_bytes = sidecar.n_bytes + len(document)
         with self._changing() as database:
-            state, opened = database.state(sidecar.clip_id), Open(sidecar.camera_id, sidecar.boot_id, sidecar.seq)
-            if state == "done" or (state == "pending" and database.number(sidecar.clip_id) not in (None, opened)):
-                self.close_numbers(database, [opened], f"duplicate of {sidecar.clip_id}", sidecar.clip_id)
+            state, number = database.state(sidecar.clip_id), Open(sidecar.camera_id, sidecar.boot_id, sidecar.seq)
+            if state == "done" or (state == "pending" and database.number(sidecar.clip_id) not in (None, number)):
+                self.close_numbers(database, [number], f"duplicate of {sidecar.clip_id}", sidecar.clip_id)
                 durable.remove(path)
                 return False
             if self.limits is not None and self.limits.policy == "newest" and excess_bytes(self, database, n_bytes, path):
@@ -313,7 +313,7 @@ class Spool:
         with _explained(self.folder), self.locked("change", wait=True):
             if not self.database.is_current():  # deleted, replaced or condemned
                 self.database.close()
-                self.database = self._opened()
+                self.database = opened(self, self._clock)
             if frees:
                 drop_ballast(self)
             try:
@@ -330,14 +330,6 @@ class Spool:
                 pass
         with _explained(self.folder):
             yield self.database
-
-    def _opened(self) -> SpoolDatabase:
-        with contextlib.ExitStack() as closing:
-            database = SpoolDatabase(self.folder / "spool.sqlite", self._clock)
-            closing.callback(database.close)
-            repair(self, database)
-            closing.pop_all()
-        return database
 
     def close_numbers(self, database: SpoolDatabase, numbers: Iterable[Open], reason: str, clip_id: str | None = None) -> int:
         """Forfeit those of the numbers that are open; the caller holds the lock `change`."""

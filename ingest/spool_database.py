@@ -25,7 +25,7 @@ from infra.sequence import SENT_BACK_SEQ
 from ingest.policy import Candidate
 
 VERSION = 2
-REMEMBERED = 100_000  # clips that are gone: what is older may be sent again, which is harmless, and a card is small
+REMEMBERED = 20_000  # clips that are gone: what is older may be sent again, which is harmless, and a card is small
 Statement = tuple[str, Sequence[Any]]
 _log = Log("ingest.spool")
 _NOT_DAMAGE = (
@@ -33,7 +33,7 @@ _NOT_DAMAGE = (
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_MISUSE,
 )  # fmt: skip
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS boots (number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE IF NOT EXISTS boots (number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE, crc INTEGER NOT NULL)",
     """CREATE TABLE IF NOT EXISTS sequences (
         camera_id TEXT NOT NULL, boot_id TEXT NOT NULL, next_seq INTEGER NOT NULL, promised INTEGER NOT NULL,
         crc INTEGER NOT NULL, PRIMARY KEY (camera_id, boot_id)) WITHOUT ROWID""",
@@ -61,12 +61,12 @@ _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LI
 _WRONG = (
     "SELECT count(*) FROM sequences WHERE crc != row_crc(camera_id, boot_id, next_seq)",
     "SELECT count(*) FROM reservations WHERE crc != row_crc(camera_id, boot_id, seq)",
-    "SELECT count(*) FROM clips WHERE state = 'pending' AND crc != row_crc(clip_id, camera_id, boot_id, seq, start_mono_ns, "
-    "n_bytes, value)",
+    "SELECT count(*) FROM clips WHERE crc != row_crc(clip_id, camera_id, boot_id, seq, start_mono_ns, n_bytes, value)",
+    "SELECT count(*) FROM boots WHERE crc != row_crc(boot_id)",
 )
 _TRIAL = (
     "INSERT INTO clips (clip_id, state, added_ns) VALUES ('', 'pending', 0)",
-    "INSERT INTO boots (boot_id) VALUES ('')",
+    "INSERT INTO boots (boot_id, crc) VALUES ('', 0)",
     "INSERT INTO sequences VALUES ('', '', 0, 0, 0)",
     "INSERT INTO reservations VALUES ('', '', 0, 0)",
 )
@@ -119,11 +119,13 @@ class SpoolDatabase:
         """Close the connection."""
         self._database.close()
 
-    def condemn(self, error: Exception) -> None:
-        """Put the database aside if `error` says that it is damaged: it is made again by the next change."""
-        if _is_damage(error):
-            self._database.close()
-            self._put_aside(error)
+    def condemn(self, error: Exception) -> bool:
+        """Put the database aside if `error` says that it is damaged, so that the next change makes it again; else False."""
+        if not _is_damage(error):
+            return False
+        self._database.close()
+        self._put_aside(error)
+        return True
 
     def _put_aside(self, error: Exception) -> None:
         aside = self._path.with_name(f"{self._path.name}.damaged-{self._clock.now_ns()}")
@@ -235,7 +237,7 @@ class SpoolDatabase:
     def raise_to(self, camera_id: str, boot_id: str, next_seq: int, *, promised: bool = False) -> list[Statement]:
         """Return the statements after which no number below `next_seq` is given out."""
         return [
-            ("INSERT OR IGNORE INTO boots (boot_id) VALUES (?)", (boot_id,)),
+            ("INSERT OR IGNORE INTO boots (boot_id, crc) VALUES (?1, row_crc(?1))", (boot_id,)),
             (
                 "INSERT INTO sequences VALUES (?1, ?2, ?3, ?4, row_crc(?1, ?2, ?3)) ON CONFLICT DO UPDATE SET "
                 "next_seq = max(next_seq, ?3), promised = max(promised, ?4), crc = row_crc(?1, ?2, max(next_seq, ?3))",
@@ -275,7 +277,7 @@ class SpoolDatabase:
     @staticmethod
     def put_boot(number: int, boot_id: str) -> Statement:
         """Return the statement that gives a boot the place it had in a database that was lost."""
-        return ("INSERT OR IGNORE INTO boots (number, boot_id) VALUES (?, ?)", (number, boot_id))
+        return ("INSERT OR IGNORE INTO boots VALUES (?1, ?2, row_crc(?2))", (number, boot_id))
 
     def _query(self, sql: str, *values: Any) -> list[Any]:
         return self._database.execute(sql, values).fetchall()
