@@ -304,7 +304,8 @@ class TestExtractor:
             features.claim(tmp_path, "day1", other)
 
     @pytest.mark.parametrize(
-        ("options", "word"), [({"dtype": TensorProto.FLOAT}, r"takes frame tensor\(float\)"), ({"dim": 70_000, "side_px": 1}, "gives 70000")]
+        ("options", "word"),
+        [({"dtype": TensorProto.FLOAT}, r"takes frame tensor\(float\)"), ({"dim": 70_000, "side_px": 1}, "gives 70000")],
     )
     def test_other_models_are_refused(self, options: dict[str, int], word: str, tmp_path: Path) -> None:
         """A model with another input or an absurd output is refused with what is legal."""
