@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from infra.errors import ArtefactError, UsageError
 from infra.keys import sha256_hex
-from infra.onnx_check import check_self_contained
+from infra.onnx_check import check_self_contained, ort_errors
 from infra.picture import Rgb, letterbox
 
 
@@ -51,7 +51,6 @@ class OnnxBoxes:
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         try:
             model = path.read_bytes()
@@ -65,7 +64,7 @@ class OnnxBoxes:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented, RuntimeError) as error:
+        except ort_errors() as error:
             raise ArtefactError(f"detector {path.name} cannot be loaded: {error}") from error
         given, out = self._session.get_inputs()[0], self._session.get_outputs()[0]
         names = self._session.get_modelmeta().custom_metadata_map.get("names")
@@ -94,11 +93,14 @@ class OnnxBoxes:
             least_score: 0 to 1.
 
         Raises:
-            ArtefactError: the detector gave something that is not finite.
+            ArtefactError: the detector failed, or gave something that is not finite.
         """
         picture, scale, pad_x, pad_y = letterbox(rgb, self.size_px)
         pixels = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
-        [raw] = self._session.run(None, {self._name: np.repeat(pixels, self.batch, axis=0)})
+        try:
+            [raw] = self._session.run(None, {self._name: np.repeat(pixels, self.batch, axis=0)})
+        except ort_errors() as error:
+            raise ArtefactError(f"the detector failed on a picture: {error}") from error
         rows: NDArray[np.float32] = raw[0].T
         if not np.isfinite(rows).all():
             raise ArtefactError("the detector gave numbers that are not finite")

@@ -99,3 +99,11 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise IndexError(f"number too long at byte {position}")
+
+
+def ort_errors() -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises: its own classes, which have no common root, and ValueError for wrong inputs."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as binding
+
+    own = (value for value in vars(binding).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, ValueError, RuntimeError)

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from infra import video
 from infra.artefacts import Bundle, StateSpec
 from infra.errors import ArtefactError
-from infra.onnx_check import check_self_contained
+from infra.onnx_check import check_self_contained, ort_errors
 from infra.records import Clip, Prediction
 
 _ORT_TYPES = {"float32": "tensor(float)"}
@@ -177,7 +177,7 @@ class Predictor:
             rgb = video.resize(rgb, size_px)
         try:
             probs, *states = self._session.run(self._output_names, {"frame": rgb[None], **self._state})
-        except _ort_errors() as error:
+        except ort_errors() as error:
             raise ArtefactError(f"bundle {self.bundle.bundle_id}: the model failed on a frame: {error}") from error
         raw: NDArray[np.float64] = np.asarray(probs[0], dtype=np.float64)
         if not np.isfinite(raw).all():
@@ -255,14 +255,6 @@ def _ticks_ns(clip: Clip, pts: int) -> int:
     return round((pts - clip.first_pts) * clip.time_base * 1_000_000_000)
 
 
-def _ort_errors() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises: its own classes, which have no common root, and ValueError for wrong inputs."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as binding
-
-    own = (value for value in vars(binding).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*own, ValueError, RuntimeError)
-
-
 def _session(bundle: Bundle, threads: int) -> Any:
     import onnxruntime
 
@@ -275,7 +267,7 @@ def _session(bundle: Bundle, threads: int) -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints there when a damaged model's names are not UTF-8
             session = onnxruntime.InferenceSession(bundle.model, options, providers=["CPUExecutionProvider"])
-    except _ort_errors() as error:
+    except ort_errors() as error:
         raise ArtefactError(f"bundle {bundle.bundle_id}: model.onnx cannot be loaded: {error}") from error
     spec = bundle.spec
     if not spec.labels or len(set(spec.labels)) != len(spec.labels):

@@ -28,7 +28,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from infra.picture import Rgb
 
 CELLS = 6
+_FAULTS = (
+    ArithmeticError, AttributeError, CamloopError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 _T = TypeVar("_T")
 _log = Log("ingest.privacy")
 
@@ -226,6 +229,8 @@ class Privacy:
             error = doing.exception(self.settings.timeout_s)
         except FutureTimeout:
             raise DeviceError(f"privacy: hiding took longer than {self.settings.timeout_s:g} s") from None
+        except CancelledError:
+            raise DeviceError("privacy: the stage died") from None
         if error is not None:
             raise DeviceError(f"privacy: {type(error).__name__}: {error}") from error
         return cast(_T, doing.result())
@@ -325,20 +330,24 @@ class _Worker:
         self._thread: threading.Thread | None = None
 
     def start(self, work: Callable[[], Any]) -> Future[Any] | None:
-        """Begin something; None while the last thing is not done."""
-        if self._last is not None and not self._last.done():
-            return None
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="privacy", daemon=True)
+        """Begin something; None while the last thing is not done. A thread that died is replaced."""
+        if self._thread is None or not self._thread.is_alive() or (self._last is not None and self._last.cancelled()):
+            self._queue = queue.SimpleQueue()
+            self._thread = threading.Thread(target=self._run, args=(self._queue,), name="privacy", daemon=True)
             self._thread.start()
+        elif self._last is not None and not self._last.done():
+            return None
         self._last = Future()
         self._queue.put((work, self._last))
         return self._last
 
-    def _run(self) -> None:
+    @staticmethod
+    def _run(things: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
         while True:
-            work, done = self._queue.get()
+            work, done = things.get()
             try:
                 done.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - whatever went wrong, the picture is withheld and the reason told
+            except _FAULTS as error:
                 done.set_exception(error)
+            finally:
+                done.cancel()  # nothing, unless something else ends this thread: then nobody waits for it in vain

@@ -125,6 +125,7 @@ def raises(error: Exception) -> None:
     raise error
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # SystemExit ends the thread
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), MemoryError(), ValueError("shape"), SystemExit(3), KeyError(1)])
 def test_a_picture_whose_hiding_raised_is_withheld(error: Exception) -> None:
     """Whatever goes wrong in one picture, that picture is missing, and the next one says whose fault it is."""
