@@ -28,9 +28,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, NoCredentialsError
-from botocore.session import Session
 
 from infra import selftest
 from infra.clock import Clock, SystemClock
@@ -40,32 +38,12 @@ from infra.objects import MIN_PART_BYTES, Capabilities, PresignMethod, ResumeLog
 from infra.s3_clock import ServerClock
 from infra.s3_errors import MISSING, NO_ANSWER, code_of, explained, status_of
 from infra.s3_parts import PART_SIZE, TOKEN, Body, Digests, Parts, b64, digests, part_bytes_for
+from infra.s3_session import open_session
 from infra.settings import S3Settings
 
 MULTIPART_BYTES = 8 << 20  # above it a cut would cost too much; below it one put is fewer round trips
 _READ_TRIES = 5
 _CONFLICT_TRIES = 8
-
-
-def _session(settings: S3Settings) -> Session:
-    session = Session(profile=settings.profile)
-    if settings.region:
-        session.set_config_variable("region", settings.region)
-    if settings.access_key_id and settings.secret_access_key:
-        session.set_credentials(settings.access_key_id, settings.secret_access_key, settings.session_token)
-    if settings.role_arn is None:
-        return session
-    source = session.get_credentials()
-    if source is None:
-        raise NoCredentialsError
-    named = {"endpoint_url": settings.endpoint_url, "region_name": settings.region or "us-east-1"}
-    fetcher = AssumeRoleCredentialFetcher(
-        client_creator=lambda service, **keys: session.create_client(service, **(named | keys)),
-        source_credentials=source, role_arn=settings.role_arn, extra_args={"RoleSessionName": "camloop"},
-    )  # fmt: skip
-    assumed = Session(profile=settings.profile)
-    assumed._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
-    return assumed
 
 
 def _b64(hex_digits: str) -> str:
@@ -105,7 +83,7 @@ class S3Store:
             user_agent="camloop",  # botocore's own takes a millisecond of a Pi's time for each request
         )  # fmt: skip
         try:
-            self._session = _session(settings)
+            self._session = open_session(settings)
             self._region = settings.region or self._session.get_config_variable("region") or "us-east-1"
             boto = boto3.Session(botocore_session=self._session, region_name=self._region)
             self._s3 = boto.client("s3", endpoint_url=settings.endpoint_url, config=config)

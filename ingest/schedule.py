@@ -10,6 +10,7 @@ Pure but for the clock that is handed in; threads may share a `RateLimit`, a `Me
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import zoneinfo
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from pathlib import Path
 
 from infra.clock import Clock
 from infra.errors import SettingsError
@@ -328,3 +330,12 @@ class Allowance:
     def _turn(self) -> None:
         if (today := self._today()) != self._day:
             self._day, self._spent = today, 0
+
+
+def read_spent(path: Path) -> tuple[str, int] | None:
+    """Return the day and its bytes as an earlier process wrote them down, None where it did not."""
+    try:
+        found = json.loads(path.read_bytes())
+        return str(found["day"]), int(found["n_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from infra import durable
 from infra.clock import Clock
@@ -27,7 +26,7 @@ from infra.errors import ArtefactError, StoreError, StoreForbidden, StoreIncapab
 from infra.log import Log
 from infra.objects import Destination, ResumeLog, require
 from ingest.errands import Errands
-from ingest.schedule import Allowance, Lanes, Meter, RateLimit, Turns, UploadSettings
+from ingest.schedule import Allowance, Lanes, Meter, RateLimit, Turns, UploadSettings, read_spent
 from ingest.spool import Spool, SpooledClip
 from ingest.transfer import Retry, deliver, resume_path
 from ingest.uplink import Uplink, write_uplink
@@ -169,7 +168,7 @@ class Uploader:
         self._meter, self._lanes = Meter(self._clock), Lanes(settings.connections, self._clock)
         self._turns = Turns(settings.fresh_share, self._clock)
         self._metered_path = spool.folder / "metered.json"
-        self._allowance = Allowance(settings.metered_bytes_per_day, self._today, _read_metered(self._metered_path))
+        self._allowance = Allowance(settings.metered_bytes_per_day, self._today, read_spent(self._metered_path))
         self._flights: dict[Future[str | None], _Flight] = {}
         self._pool = ThreadPoolExecutor(settings.connections, thread_name_prefix="upload")
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="spool")  # tells the spool while the link works
@@ -395,11 +394,3 @@ class Uploader:
         if self._settings.metered_bytes_per_day is not None:
             day, n_bytes = self._allowance.spent
             durable.write(self._metered_path, json.dumps({"day": day, "n_bytes": n_bytes + under_way}).encode())
-
-
-def _read_metered(path: Path) -> tuple[str, int] | None:
-    try:
-        found = json.loads(path.read_bytes())
-        return str(found["day"]), int(found["n_bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
