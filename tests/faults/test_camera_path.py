@@ -71,7 +71,9 @@ class Steps:
         if kind == "request":
             raise StoreError(f"store memory://: {self.how}")
         if kind == "commit":
-            raise sqlite3.OperationalError("database or disk is full" if self.how == "ENOSPC" else "disk I/O error")
+            error = sqlite3.OperationalError("database or disk is full" if self.how == "ENOSPC" else "disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL if self.how == "ENOSPC" else sqlite3.SQLITE_IOERR
+            raise error
         raise OSError(28, "No space left on device") if self.how == "ENOSPC" else OSError(5, "Input/output error")
 
 
