@@ -183,11 +183,13 @@ class Lanes:
 
     A window ends after some acknowledged puts at one number of lanes; its rate is compared with the one before. On a thin
     link few lanes fill it, and a cut then costs a few half parts, not ten. What did not help is tried again, ever later.
+    Where a cut costs less than `CHEAP_S` of sending, as with small clips on a good link, all lanes are used at once.
     """
 
     FIRST = 2
     GAIN = 0.12
     LOSS = 0.05
+    CHEAP_S = 1.0  # half of what is under way on all lanes, in seconds of the link
     WINDOW_S = 0.4  # at least
     RETRY_S = 5.0
     LONGEST_RETRY_S = 120.0
@@ -220,7 +222,11 @@ class Lanes:
             if self._from_ns is None or self._stored < 3 * self.n or now_ns - self._from_ns < self.WINDOW_S * 1e9:
                 return
             _log.debug("lanes", n=self.n, bytes_per_s=round(self._bytes / (now_ns - self._from_ns) * 1e9))
-            self._decide(self._bytes / (now_ns - self._from_ns) * 1e9, now_ns)
+            rate = self._bytes / (now_ns - self._from_ns) * 1e9
+            if self._most * self._bytes / self._stored / 2 <= self.CHEAP_S * rate:
+                self.n, self._best = self._most, (self._most, rate)  # a cut would cost next to nothing anyhow
+            else:
+                self._decide(rate, now_ns)
             self._from_ns, self._stored, self._bytes = now_ns, 0, 0
 
     def _decide(self, rate: float, now_ns: int) -> None:
