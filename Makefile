@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The S3 server of the tests, without its pin of an older botocore: 1.4 does not honour AUTH=true.
+MINISTACK := ministack==1.5.33
 export RAY_USAGE_STATS_ENABLED := 0
 export YOLO_AUTOINSTALL := false
 
@@ -15,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (the first time takes a minute or two)"
 	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(BIN)/python -m pip install --quiet --no-deps --editable . $(MINISTACK)
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -39,7 +41,7 @@ test-all: check
 
 # The lock holds versions only, never addresses.
 lock:
-	@$(BIN)/python -m pip freeze --exclude-editable | grep -v -e ' @ ' -e '^-e' > requirements.lock
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v -e ' @ ' -e '^-e' -e '^ministack==' > requirements.lock
 
 clean:
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

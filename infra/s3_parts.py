@@ -192,15 +192,17 @@ class Parts:
                 raise ObjectExists(f"object {key!r} exists in {self.url}")
         if note is None:
             note = self._begin(key, found, resume, part_bytes)
-        try:
-            return self._finish(note, path, found, there, resume)
-        except ObjectExists:
-            self._forget(key, note, resume)
-            raise
-        except BaseException:
+        with contextlib.ExitStack() as undo:
             if resume is None:  # nobody would ever go on with it
-                self.abandon(key, note.upload_id)
-            raise
+                undo.callback(self.abandon, key, note.upload_id)
+            try:
+                made = self._finish(note, path, found, there, resume)
+            except ObjectExists:
+                undo.pop_all()
+                self._forget(key, note, resume)
+                raise
+            undo.pop_all()
+        return made
 
     def _remembered(self, key: str, found: Digests, resume: ResumeLog | None) -> UploadNote | None:
         note = None if resume is None else resume.load()

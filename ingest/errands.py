@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 from infra import durable, keys
+from infra.errors import StoreForbidden
 from infra.log import Log
-from infra.objects import Destination, ResumeLog
+from infra.objects import Destination, ResumeLog, Unfinished
 from ingest.spool import Spool
 from ingest.transfer import UPLOADS, Retry, deliver_document
 
@@ -72,8 +74,15 @@ class Errands:
                 self._store.abandon(note.key, note.upload_id)
             log.clear()
         for camera_id in sorted({camera_id for camera_id in waiting.values() if camera_id}):
-            for found in self._store.unfinished(f"{keys.CLIPS}{camera_id}/"):
+            for found in self._unfinished(f"{keys.CLIPS}{camera_id}/"):
                 age_s = (self._retry.clock.now_ns() - found.started_ns) / 1e9 + (self._store.clock_offset_s or 0.0)
                 if age_s > ORPHAN_S and found.upload_id not in remembered:
                     _log.info("orphan_abandoned", key=found.key, upload_id=found.upload_id)
                     self._store.abandon(found.key, found.upload_id)
+
+    def _unfinished(self, prefix: str) -> Iterator[Unfinished]:
+        """Yield the store's unfinished uploads; none where the host may not ask: the bucket's rule ends those."""
+        try:
+            yield from self._store.unfinished(prefix)
+        except StoreForbidden:
+            _log.debug("unfinished_forbidden", prefix=prefix)

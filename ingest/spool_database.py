@@ -140,15 +140,10 @@ class SpoolDatabase:
 
     def commit(self, statements: Iterable[Statement]) -> None:
         """Do all statements or none; when this returns they survive a power cut."""
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
+        with self._database:  # commits what was begun, or rolls it back
+            self._database.execute("BEGIN IMMEDIATE")
             for sql, values in statements:
                 self._database.execute(sql, values)
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     def state(self, clip_id: str) -> str | None:
         """Return a clip's state, None if it was never here."""

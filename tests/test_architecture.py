@@ -69,7 +69,8 @@ def test_only_settings_reads_the_environment() -> None:
         ("boto3", {"infra/s3.py"}),
         ("deltalake", {"infra/deltalog.py", "infra/catalog.py"}),
         ("ray", {"curate/jobs.py", "train/jobs.py"}),
-        ("av", {"infra/video.py", "infra/reader.py", "infra/writer.py", "infra/picture.py", "infra/images.py"}),
+        ("av", {f"infra/{name}.py" for name in ("video", "reader", "writer", "picture", "images", "remux")}
+               | {f"ingest/{name}.py" for name in ("stream", "packets", "usb", "decoding")}),  # streams of cameras
         ("ultralytics", {"curate/detect.py", "infra/demo/build_models.py"}),
     ],
 )

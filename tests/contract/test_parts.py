@@ -195,7 +195,7 @@ class TestSingle:
 
 class TestClock:
     def test_wrong_clock(self, s3_server: Ministack, between: Proxy) -> None:
-        """A machine in 1970 signs with the store's time after one refusal; the offset is known; setting the clock harms nothing."""
+        """A machine in 1970 signs with the store's time after one refusal; a clock that is set later harms nothing."""
         clock, dates = FakeClock(now_ns=0), list[bytes]()
 
         def refuse(head: bytes) -> tuple[int, str] | None:

@@ -116,7 +116,7 @@ class TestHostPolicy:
                 with spooled(tmp_path / name, n_bytes=n_bytes) as spool:
                     assert upload(spool, host.store, retry=Retry(max_tries=1)).n_clips == 1
                     assert spool.counts() == {"done": 1}
-            assert refusals == []
+            assert set(refusals) == {f"s3:ListBucketMultipartUploads arn:aws:s3:::{bucket}"}  # it knows no prefix; done without
         stored = [stat.key for stat in open_store(f"s3://{bucket}", Settings(s3=server.s3)).list()]
         assert len(stored) == 4 and all(key.startswith("farm/a/clips/cam1/") for key in stored)
 
@@ -141,7 +141,8 @@ class TestHostPolicy:
                 with pytest.raises(StoreError, match=r"AccessDenied.*rights.*1 wait in"):
                     upload(spool, host.store, retry=Retry(max_tries=1))
                 assert len(spool.pending()) == 1
-        assert refusals == [f"s3:PutObject arn:aws:s3:::{bucket}/farm/a/clips/{camera}/{refusals[0].rsplit('/', 1)[1]}"]
+        (refused,) = [refusal for refusal in refusals if not refusal.startswith("s3:ListBucketMultipartUploads ")]
+        assert refused.rsplit("/", 1)[0] == f"s3:PutObject arn:aws:s3:::{bucket}/farm/a/clips/{camera}"
         assert list(open_store(f"s3://{bucket}", Settings(s3=server.s3)).list()) == []
 
     def test_nothing_else_is_allowed(self, server: Ministack) -> None:
