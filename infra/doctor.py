@@ -52,7 +52,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         context.out.table(f"{context.store.url}: healthy", ("table", "version", "files", "rows", "bytes"), rows)
         document["gone"] = gone = _gone(catalog)
         if gone:
-            context.out.line(f"{len(gone)} clips have no object any more, such as {gone[0]}; their rows stay; `camloop ingest` marks them expired")
+            remedy = "their rows stay; `camloop ingest` marks them expired"
+            context.out.line(f"{len(gone)} clips have no object any more, such as {gone[0]}; {remedy}")
     context.out.document(document | {"problems": problems, "versions": versions})
     return 1 if problems else 0
 

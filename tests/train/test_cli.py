@@ -13,7 +13,7 @@ from infra.artefacts import Bundle, Report, Selection
 from infra.catalog import Catalog
 from infra.cli import main
 from infra.errors import UsageError
-from train.cli import full_id, read_dataset
+from infra.shelf import full_id, read_dataset
 
 Commands = Callable[..., tuple[int, dict[str, object], str]]
 
