@@ -87,6 +87,7 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     from curate import jobs, openclip, pipeline, plan
     from curate.run import curate as work
     from infra.catalog import open_catalog
+    from infra.cluster import LOCAL
     from infra.runs import recorded
 
     options, out = _options(arguments), context.out
@@ -97,13 +98,13 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     made = plan.make(catalog, options)
     _say_plan(context, made)
     needs_ray = not arguments.local and any(one.pixel_steps for one in made.works)
-    with recorded(catalog, "curate", _plain(arguments), clock=context.clock) as run:
+    with recorded(catalog, "curate", vars(arguments), clock=context.clock) as run:
         run.inputs["snapshot"] = catalog.snapshot()
         if options.embedder_path is not None:
             name, _ = openclip.describe(options.embedder_path, options.embedder_model)
             run.inputs["openclip"] = {"source": name, "path": str(options.embedder_path), "model_name": options.embedder_model}
         address = arguments.ray_address or context.settings.ray_address
-        by_ray = partial(jobs.run_ray, restarts=jobs.RETRIES if address else 0)
+        by_ray = partial(jobs.run_ray, restarts=jobs.RETRIES if address not in (None, LOCAL) else 0)
         with jobs.cluster(address) if needs_ray else nullcontext(1) as cpus, out.progress(len(made.works), "clips") as task:
             result = work(
                 catalog, options, context.settings, clock=context.clock, cpus=cpus, max_failures=arguments.max_failures,
@@ -148,14 +149,6 @@ def _say_result(context: Context, result: Result) -> None:
     )  # fmt: skip
 
 
-def _plain(arguments: argparse.Namespace) -> dict[str, Any]:
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-    return {name: value for name, value in values.items() if name not in ("run", "json", "quiet", "debug")}
-
-
-# query
-
-
 def query(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camloop query`."""
     parser.add_argument("where", nargs="?", default="", metavar="WHERE", help="such as \"n_person > 0 and lighting = 'night'\"")
@@ -188,7 +181,7 @@ def _view(arguments: argparse.Namespace, context: Context) -> View:
 
     footage = _footage(context, vault=arguments.vault)
     if arguments.vault:
-        with recorded(footage.catalog, "vault", _plain(arguments), clock=context.clock) as run:
+        with recorded(footage.catalog, "vault", vars(arguments), clock=context.clock) as run:
             run.outputs["vault"] = str(footage.vault_state())
     view = footage.view(arguments.unit).counting(arguments.min_score)
     return view.where(arguments.where) if arguments.where else view
@@ -267,7 +260,7 @@ def run_sample(arguments: argparse.Namespace, context: Context) -> int:
 
     view = _view(arguments, context)
     catalog = view.footage.catalog
-    with recorded(catalog, "sample", _plain(arguments), clock=context.clock) as run:
+    with recorded(catalog, "sample", vars(arguments), clock=context.clock) as run:
         selection = view.sample(
             _count(arguments.n), by=arguments.by, strategy=arguments.strategy, shares=_shares(arguments.shares),
             seed=arguments.seed, name=arguments.name, purpose=arguments.purpose, split_by=arguments.split_by,
@@ -352,11 +345,12 @@ def dataset(parser: argparse.ArgumentParser) -> None:
 def run_dataset(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop dataset`."""
     from curate import datasets
+    from infra import shelf
     from infra.runs import recorded
 
     catalog, out = _footage(context).catalog, context.out
     if arguments.selection:
-        with recorded(catalog, "dataset", _plain(arguments), clock=context.clock) as run:
+        with recorded(catalog, "dataset", vars(arguments), clock=context.clock) as run:
             selection = datasets.load(catalog, arguments.selection)
             run.outputs["key"] = key = datasets.export(catalog, arguments.name, selection)
             run.inputs["selection_id"] = selection.selection_id
@@ -366,12 +360,12 @@ def run_dataset(arguments: argparse.Namespace, context: Context) -> int:
         )
         return 0
     if arguments.name == "list" and arguments.shown is None:
-        found = {name: datasets.read(catalog, name) for name in datasets.exported(catalog)}
+        found = {name: shelf.read_dataset(catalog.store, name) for name in shelf.dataset_names(catalog.store)}
         rows = [(name, len(s.rows), s.unit, s.group_by, s.selection_id) for name, s in found.items()]
         out.table("data sets", ["name", "rows", "unit", "split by", "selection"], rows)
         out.document([dict(zip(("name", "n_rows", "unit", "split_by", "selection_id"), row, strict=True)) for row in rows])
         return 0
     name = arguments.shown if arguments.name == "show" and arguments.shown else arguments.name
-    selection = datasets.read(catalog, name)
+    selection = shelf.read_dataset(catalog.store, name)
     _say_selection(context, selection, selection.selection_id)
     return 0

@@ -109,6 +109,8 @@ def _ingest(args: argparse.Namespace, context: Context) -> int:
             n_asked += len(outdated)
             with context.out.progress(len(outdated), "correcting") as task:
                 outcome = registrar.run(outdated, lambda name: task.advance(1, name))
+        if _is_own(args, context):
+            outcome = registrar.run(registrar.gone({stat.key for stat in context.store.list(keys.CLIPS)}))
         run.outputs |= {"n_registered": len(outcome.registered), "n_failed": len(outcome.failed), "n_labels": outcome.n_labels}
         _show_outcome(context, outcome, plan)
         return _judge(outcome, n_asked, args.max_failures)
@@ -221,6 +223,7 @@ def _show_outcome(context: Context, outcome: Outcome, plan: Mapping[str, Any]) -
     counts = {
         "registered": len(outcome.registered), "already known": len(outcome.known), "corrected": len(outcome.corrected),
         "copies of a known clip": len(outcome.copies), "duplicates (failures)": len(outcome.duplicates),
+        "expired, object gone": len(outcome.expired),
         "unreadable (failures)": len(outcome.failed), "labels added": outcome.n_labels,
     }  # fmt: skip
     shown = [(what, n) for what, n in counts.items() if n]
@@ -228,7 +231,8 @@ def _show_outcome(context: Context, outcome: Outcome, plan: Mapping[str, Any]) -
         context.out.table("Done", ["what", "n"], shown)
     else:
         context.out.line("Nothing new has arrived under clips/.")
-    lines = [f"unreadable: {name}: {message}" for name, message in outcome.failed]
+    lines = [f"expired: {name}: its object is gone; its rows stay" for name in outcome.expired]
+    lines += [f"unreadable: {name}: {message}" for name, message in outcome.failed]
     lines += [f"duplicate: {name} has the bytes of {other}" for name, other in outcome.duplicates]
     lines += [f"copy: {name} has the bytes of {other}; stored once" for name, other in outcome.copies] + outcome.remarks
     for line in lines[:_SHOWN]:
@@ -237,7 +241,8 @@ def _show_outcome(context: Context, outcome: Outcome, plan: Mapping[str, Any]) -
         context.out.line(f"  and {len(lines) - _SHOWN} more (--json shows all; table failures keeps them)")
     context.out.document({
         "plan": plan, "written": True, "registered": outcome.registered, "known": outcome.known, "corrected": outcome.corrected,
-        "copies": outcome.copies, "duplicates": outcome.duplicates, "n_labels": outcome.n_labels, "remarks": outcome.remarks,
+        "copies": outcome.copies, "duplicates": outcome.duplicates,
+        "expired": outcome.expired, "n_labels": outcome.n_labels, "remarks": outcome.remarks,
         "failed": [{"source_name": name, "message": message} for name, message in outcome.failed],
     })  # fmt: skip
 

@@ -20,7 +20,7 @@ from infra import keys
 from infra.artefacts import Selection, SelectionRow, Split
 from infra.catalog import Catalog
 from infra.clock import Clock, SystemClock
-from infra.errors import ObjectExists, ObjectMissing, QueryError, UsageError
+from infra.errors import ObjectExists, QueryError, UsageError
 
 Purpose = Literal["train", "label", "evaluate", "export"]
 
@@ -202,24 +202,3 @@ def export(catalog: Catalog, name: str, selection: Selection) -> str:
         if catalog.store.get(key) != data:
             raise UsageError(f"data set {name!r} exists with other content and is frozen: choose another name") from error
     return key
-
-
-def read(catalog: Catalog, name: str) -> Selection:
-    """Return a named data set.
-
-    Raises:
-        UsageError: no such data set; near names are offered.
-    """
-    try:
-        return Selection.from_bytes(catalog.store.get(keys.dataset_key(name)))
-    except ObjectMissing as error:
-        near = difflib.get_close_matches(name, exported(catalog), n=3)
-        raise UsageError(
-            f"no data set {name!r}; {'near: ' + ', '.join(near) if near else 'camloop dataset makes one'}"
-        ) from error
-
-
-def exported(catalog: Catalog) -> list[str]:
-    """Return the names of all data sets."""
-    prefix = keys.dataset_key("x").removesuffix("x.jsonl")
-    return [stat.key.removeprefix(prefix).removesuffix(".jsonl") for stat in catalog.store.list(prefix)]

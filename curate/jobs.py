@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from infra.cluster import LOCAL, check_address
 from infra.errors import CamloopError, JobError
 from infra.settings import quiet_libraries
 
@@ -40,14 +41,20 @@ def cluster(address: str | None, *, cpus: int = LOCAL_CPUS) -> Iterator[int]:
     """Join the cluster at `address`, or start Ray on this machine; yield how many cores it has; leave it at the end.
 
     Args:
-        address: "auto", HOST:PORT or ray://HOST:PORT; None starts one here.
+        address: "auto", HOST:PORT or ray://HOST:PORT; "local" or None starts one here.
         cpus: cores that a Ray started here may use.
+
+    Raises:
+        UsageError: an address of no known form.
+        JobError: nothing answers there.
     """
+    if address is not None:
+        check_address(address)
     quiet_libraries()
     import ray
 
     quiet: dict[str, Any] = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
+    if address in (None, LOCAL):
         ray.init(
             num_cpus=cpus,
             object_store_memory=OBJECT_STORE_BYTES,

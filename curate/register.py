@@ -5,7 +5,9 @@ For each arrival, in order of name:
 1. its SHA-256 says which clip it is. An uploader's object must carry it as its name, a sidecar must name it.
 2. known with the same camera and start: nothing to do. Known otherwise: one `failures` row with `duplicate_of`, once.
    Known, the same file, but its camera's zone, offset or group changed: a new batch of step `register` for the same clip.
-3. new: probed (headers are not believed), put under `clips/<camera>/<clip_id>.<container>` unless it stays where it
+3. its object is gone, though its row says live (a bucket's lifecycle): a new batch with state `expired`; the rows stay. Whoever
+   ingests the file again brings it back.
+4. new: probed (headers are not believed), put under `clips/<camera>/<clip_id>.<container>` unless it stays where it
    lies, its sidecar first. What cannot be read is one `failures` row; the rest goes on.
 
 Every `BATCH` clips are one commit of `clips`, `captures`, `gaps` and the `embeddings` of recorded features; labels follow by
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -48,13 +50,14 @@ _HELD: Final = ("clip_id", "key", "source_name", "camera_id", "source_group", "s
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the arrivals; each arrival is in exactly one of the first six."""
+    """What became of the arrivals; each arrival is in exactly one of the first seven."""
 
     registered: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
     corrected: list[str] = field(default_factory=list)
     copies: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
+    expired: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     n_labels: int = 0
     remarks: list[str] = field(default_factory=list)
@@ -136,6 +139,15 @@ class Registrar:
                 )  # fmt: skip
         return found
 
+    def gone(self, present: Container[str]) -> list[Arrival]:
+        """Return the live clips of `clips/` whose key is not among those that are `present`, to be looked at once more."""
+        return [
+            arrivals.in_store(self._store, row["key"], source_name=row["source_name"], camera_id=row["camera_id"],
+                              n_bytes=row["n_bytes"])
+            for row in self._held.values()
+            if row["state"] == "live" and row["key"].startswith(keys.CLIPS) and row["key"] not in present
+        ]  # fmt: skip
+
     def flush(self) -> None:
         """Commit what is pending: failures, then the batch, then labels."""
         if self._failures:
@@ -171,17 +183,18 @@ class Registrar:
         sha256 = file_sha256(path)
         clip_rows.verify(arrival, sha256)
         held = self._held.get(keys.clip_id(sha256))
-        same_file = held is not None and held["source_name"] == arrival.source_name
+        same_file = held is not None and (held["source_name"] == arrival.source_name or held["state"] == "expired")
         if held is not None and same_file and arrival.camera_from in arrivals.DEFAULTS:
             arrival = dataclasses.replace(arrival, camera_id=held["camera_id"])  # nobody named a camera this time: it stays
         if held is not None and held["camera_id"] != arrival.camera_id:
             self._duplicate(arrival, held, "camera", held["camera_id"])
             return
+        if held is not None:
+            self._restore(arrival, path, held, sha256)
         given = self._imported.about(arrival) if self._imported else Given()
         group = self._group(arrival, given, held)
         fingerprint = self._fingerprint(arrival.camera_id, group)
         if held is not None and same_file and self._fingerprints.get(held["clip_id"]) == fingerprint:
-            self._restore(arrival, path, held, sha256)
             self.outcome.known.append(arrival.source_name)
             self._say(arrival, path, given, held)
             return
@@ -224,7 +237,7 @@ class Registrar:
             raise ArtefactError(f"{arrival.key}: changed since it was registered as clip {other}; clips are immutable")
         return arrival.key
 
-    def _fingerprint(self, camera_id: str, group: str | None) -> str:
+    def _fingerprint(self, camera_id: str, group: str | None, *, expired: bool = False) -> str:
         rows = self._cameras.get(camera_id, ())
         settled = [  # what a clip's row depends on beside its bytes
             [
@@ -237,7 +250,8 @@ class Registrar:
             ]
             for r in sorted(rows, key=lambda row: row.valid_from_ns)
         ]
-        return keys.fingerprint(STEP, VERSION, {"camera": settled, "source_group": group}, None)
+        state = {"state": "expired"} if expired else {}  # another fingerprint: of two equal ones the earlier batch is live
+        return keys.fingerprint(STEP, VERSION, {"camera": settled, "source_group": group, **state}, None)
 
     def _put(self, arrival: Arrival, path: Path, clip: Clip) -> None:
         """Put the sidecar, then the clip; an object that is there already must be this clip."""
@@ -303,11 +317,11 @@ class Registrar:
         frame = self._catalog.scan("clips").filter(pl.col("clip_id") == held["clip_id"]).collect()
         row = frame.drop("batch_id", "schema_version").row(0, named=True) | {"state": "expired"}
         self._rows["clips"].append(row)
-        fingerprint = self._fingerprint(held["camera_id"], held["source_group"])
+        fingerprint = self._fingerprint(held["camera_id"], held["source_group"], expired=True)
         self._done.append(Done("clip", held["clip_id"], STEP, fingerprint, 1, 1))
         self._held[held["clip_id"]] = held | {"state": "expired"}
         self._fingerprints[held["clip_id"]] = fingerprint
-        self.outcome.remarks.append(f"{arrival.source_name}: its object is gone; the clip is marked expired, its rows stay")
+        self.outcome.expired.append(arrival.source_name)
 
     def _duplicate(self, arrival: Arrival, held: Mapping[str, Any], differs: str, value: str) -> None:
         self.outcome.duplicates.append((arrival.source_name, held["source_name"]))

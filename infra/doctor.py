@@ -52,7 +52,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         context.out.table(f"{context.store.url}: healthy", ("table", "version", "files", "rows", "bytes"), rows)
         document["gone"] = gone = _gone(catalog)
         if gone:
-            context.out.line(f"{len(gone)} clips have no object any more, such as {gone[0]}; their rows stay")
+            remedy = "their rows stay; `camloop ingest` marks them expired"
+            context.out.line(f"{len(gone)} clips have no object any more, such as {gone[0]}; {remedy}")
     context.out.document(document | {"problems": problems, "versions": versions})
     return 1 if problems else 0
 
@@ -60,8 +61,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
 def _gone(catalog: Catalog) -> list[str]:
     """Return the keys of live clips under which no object lies."""
     there = {stat.key for stat in catalog.store.list()}
-    wanted = catalog.scan("clips", ["key"]).collect()["key"]
-    return sorted(key for key in wanted if key not in there)
+    wanted = catalog.scan("clips", ["key", "state"]).collect()
+    return sorted(key for key, state in wanted.iter_rows() if state == "live" and key not in there)
 
 
 def _size(files: Any) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import UsageError
+from infra.shelf import read_bundle
 from serve import cli_run, repository
 from serve import release as releases
 
@@ -39,7 +40,7 @@ def run(parser: argparse.ArgumentParser) -> None:
 def _release(arguments: argparse.Namespace, context: Context) -> int:
     if (arguments.bundle is None) == (not arguments.renew):
         raise UsageError("name one BUNDLE to release, or give --renew without one")
-    bundle = releases.read_bundle(context.store, arguments.bundle) if arguments.bundle else None
+    bundle = read_bundle(context.store, arguments.bundle) if arguments.bundle else None
     report = releases.find_report(context.store, bundle.bundle_id, arguments.report) if bundle else None
     against = releases.objection(bundle, report) if bundle else None
     signers = None

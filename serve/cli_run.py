@@ -211,9 +211,8 @@ class Poller:
 
     def _first_round(self, recovered: Outcome | None) -> Outcome:
         """Open the place, which later rounds ask too, and update from it, unless the start has just ended a trial."""
-        place = self._arguments.place
         try:
-            self._origin = store_origin(self._context.store) if place is None else self._open(place)
+            self._origin = self._open()
         except (SettingsError, StoreError) as error:  # no stick in the slot, no credentials: what is installed runs
             if self._puller.state.good is None:
                 raise
@@ -227,9 +226,9 @@ class Poller:
         """Return a new model when an update that runs beside the loop has installed one."""
         now_ns = self._context.clock.mono_ns()
         if self._future is None:
-            if self._origin is not None and now_ns >= self._next_ns:
+            if not self._arguments.offline and now_ns >= self._next_ns:
                 self._next_ns = now_ns + round(self._arguments.poll_s * 1e9)
-                self._future = self._workers.submit(self._puller.update, self._origin, self._arguments.channel)
+                self._future = self._workers.submit(self._round)
             return None
         if not self._future.done():
             return None
@@ -242,12 +241,21 @@ class Poller:
         self._announce(installed)
         return self._model(installed)
 
+    def _round(self) -> Outcome:
+        """Update from the place, which may not have been there before: a stick comes later, a network comes back."""
+        try:
+            self._origin = self._origin or self._open()
+        except (SettingsError, StoreError) as error:
+            return Outcome(kind="refused", why=str(error))
+        return self._puller.update(self._origin, self._arguments.channel)
+
     def close(self) -> None:
         """Wait for an update that is under way."""
         self._workers.shutdown(wait=True)
 
-    def _open(self, place: str) -> Origin:
-        return open_origin(place, self._context.settings)
+    def _open(self) -> Origin:
+        place = self._arguments.place
+        return store_origin(self._context.store) if place is None else open_origin(place, self._context.settings)
 
     def _model(self, installed: Installed) -> Model:
         predictor = Predictor(installed.bundle, threads=self._arguments.threads)

@@ -81,6 +81,8 @@ class Live:
     _resets: int = 0
     _actions: Actions = field(init=False)
     _unsure: Unsure = field(init=False)
+    _writing: ThreadPoolExecutor = field(init=False)
+    _calling: ThreadPoolExecutor = field(init=False)
     _left: dict[str, int] = field(default_factory=dict)
 
     def run(self, frames: Iterable[LiveFrame], *, max_frames: int | None = None) -> Counts:
@@ -90,17 +92,19 @@ class Live:
             CamloopError: the source or the model failed. What was counted stands in `counts`.
         """
         self._left = {wanted.wanted_id: wanted.quota for wanted in self.wishes}
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="serve") as workers:
-            self._begin(self.rules, workers)
+        # Of their own each: a slow web hook holds up no clip, a slow card no action.
+        with ThreadPoolExecutor(1, "clips") as writing, ThreadPoolExecutor(2, "actions") as calling:
+            self._writing, self._calling = writing, calling
+            self._begin(self.rules)
             try:
-                self._loop(frames, workers, max_frames)
+                self._loop(frames, max_frames)
             finally:
                 self._unsure.end()
                 self._settle(wait=True)
                 self._write_health()
         return self.counts
 
-    def _loop(self, frames: Iterable[LiveFrame], workers: ThreadPoolExecutor, max_frames: int | None) -> None:
+    def _loop(self, frames: Iterable[LiveFrame], max_frames: int | None) -> None:
         recording: Recording | None = None
         line_ns, label = 0, None
         for frame in frames:
@@ -111,7 +115,7 @@ class Live:
                 self._resets += self.model.predictor.n_resets
                 self.model = model
                 self._unsure.end()
-                self._begin(known_rules(self.rules, model.predictor.spec.labels), workers)
+                self._begin(known_rules(self.rules, model.predictor.spec.labels))
             predictor = self.model.predictor
             if frame.recording is not recording:
                 recording, label = frame.recording, None
@@ -132,16 +136,16 @@ class Live:
             if max_frames is not None and self.counts.n_frames >= max_frames:
                 return
 
-    def _begin(self, rules: Sequence[Rule], workers: ThreadPoolExecutor) -> None:
+    def _begin(self, rules: Sequence[Rule]) -> None:
         """Let the machines around the model begin anew, for a new model."""
 
         def send(clip: PendingClip) -> None:
             self._settle(wait=False)
-            self._pending.append(workers.submit(clip.write))
+            self._pending.append(self._writing.submit(clip.write))
             self.counts.n_sent += 1
 
         predictor = self.model.predictor
-        self._actions = Actions(rules, predictor.spec.labels, workers)
+        self._actions = Actions(rules, predictor.spec.labels, self._calling)
         self._unsure = Unsure(self.outbox or Outbox(Path()), predictor.bundle.bundle_id, send, every_s=self.outbox_every_s)
 
     def _predict(self, predictor: Predictor, frame: LiveFrame) -> Prediction | None:
@@ -199,11 +203,11 @@ def _document(frame: LiveFrame, prediction: Prediction) -> dict[str, Any]:
 
 
 def _known(frame: LiveFrame, prediction: Prediction) -> dict[str, object]:
-    """Return what a camera knows of a moment, for where-expressions; hour is of UTC."""
+    """Return what a camera knows of a moment, for where-expressions; it knows no time zone, so the hour is UTC's."""
     source = frame.recording
     utc_ns = source.utc_ns(frame.sensor_ns)
-    hour = None if utc_ns is None else utc_ns // 3_600_000_000_000 % 24
+    hour_utc = None if utc_ns is None else utc_ns // 3_600_000_000_000 % 24
     return {
         "camera_id": source.camera_id, "host_id": source.host_id, "site": source.site, "recording_id": source.recording_id,
-        "hour": hour, "label": prediction.label, "prob": prediction.prob,
+        "hour_utc": hour_utc, "label": prediction.label, "prob": prediction.prob,
     }  # fmt: skip

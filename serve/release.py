@@ -89,30 +89,6 @@ def release_path(channel: str, bundle_id: str, name: str) -> str:
     return f"{keys.check_name(channel, 'channel')}/{bundle_id}/{name}"
 
 
-def read_bundle(store: Store, bundle_id: str) -> Bundle:
-    """Read and verify a bundle of the store; the id may be shortened to what only one bundle begins with.
-
-    Raises:
-        UsageError: no bundle, or more than one, begins with that id.
-        ArtefactError: what lies there is not the bundle of that id.
-    """
-    found = sorted({stat.key.split("/")[1] for stat in store.list("bundles/") if stat.key.endswith("/bundle.json")})
-    matching = [name for name in found if name.startswith(bundle_id)] if bundle_id else []
-    if len(matching) != 1:
-        raise UsageError(
-            f"bundle {bundle_id!r}: {len(matching) or 'none'} of the {len(found)} in {store.url} begins so; "
-            f"newest ids come from camloop export{': ' + ', '.join(name[:12] for name in found[:5]) if found else ''}"
-        )
-    prefix = keys.bundle_prefix(matching[0])
-    try:
-        bundle = Bundle.from_bytes(store.get(prefix + "bundle.json"), store.get(prefix + "model.onnx"))
-    except ObjectMissing as error:
-        raise ArtefactError(f"bundle {matching[0]} is not whole: {error}; export it again") from error
-    if bundle.bundle_id != matching[0]:
-        raise ArtefactError(f"bundle {matching[0]}: what lies there hashes to {bundle.bundle_id}")
-    return bundle
-
-
 def find_report(store: Store, bundle_id: str, report_id: str | None) -> Report | None:
     """Return the report that is named, else the newest one of this bundle, else None.
 
@@ -179,6 +155,7 @@ def release(
         Refused: the gate did not pass and nobody forced it.
         ArtefactError: the model does not run here.
         UsageError: an empty reason, or a channel that cannot stand in a key.
+        ObjectChanged: another release was made at the same time; nothing was released.
     """
     if force is not None and not force.strip():
         raise UsageError("--force needs a REASON in words; it stays with the release for ever")
@@ -200,9 +177,7 @@ def release(
     targets = {release_path(channel, bundle.bundle_id, name): data for name, data in files.items()}
     targets[pointer_path(channel)] = made.to_bytes()
     mark = {release_path(channel, bundle.bundle_id, "release.json"): {"forced": list(made.reasons)}} if made.forced else None
-    sequence = repository.publish(targets, mark)
-    if sequence != made.sequence:
-        raise Refused(f"another release took number {made.sequence}; run the command again")
+    repository.publish(targets, mark, version=made.sequence)
     return made
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PREFIX = "releases/"
 Role = Literal["root", "targets", "snapshot", "timestamp"]
+_SAME_TIME = "another release was made at the same time; run the command again"
 ROLES: tuple[Role, ...] = ("root", "targets", "snapshot", "timestamp")
 LIFETIME_DAYS: Mapping[Role, int] = {"root": 365, "targets": 180, "snapshot": 30, "timestamp": 8}
 DEFAULT_KEYS = Path("~/.config/camloop/keys")
@@ -151,15 +152,25 @@ class Repository:
             raise ArtefactError(f"released file {path}: {error}") from error
         return data
 
-    def publish(self, files: Mapping[str, bytes], custom: Mapping[str, Mapping[str, Any]] | None = None) -> int:
+    def publish(
+        self, files: Mapping[str, bytes], custom: Mapping[str, Mapping[str, Any]] | None = None, *, version: int | None = None
+    ) -> int:
         """Sign and write targets; what was signed before stays. Returns the version of targets.
+
+        Args:
+            files: bytes by target path.
+            custom: remarks that are signed with a target, by its path.
+            version: the `next_version` that the files name; None where they name none.
 
         Raises:
             ObjectChanged: somebody else published at the same time; nothing of this call counts, run it again.
         """
         from tuf.api.metadata import TargetFile
 
-        version = self.next_version
+        if version is None:
+            version = self.next_version
+        elif version != self.next_version:
+            raise ObjectChanged(f"version {version} of the releases: {_SAME_TIME}")
         for path, data in files.items():
             target = TargetFile.from_data(path, data, ["sha256"])
             if custom and path in custom:
@@ -262,13 +273,13 @@ class Repository:
             self._timestamp.signed.version += 1
         data = self._sign("timestamp", self._timestamp)
         key = metadata_key("timestamp.json")
-        if self._timestamp_etag is None:
-            written = self._store.put_if_absent(key, data)
-        else:
-            try:
+        try:
+            if self._timestamp_etag is None:
+                written = self._store.put_if_absent(key, data)
+            else:
                 written = self._store.put_if_match(key, data, self._timestamp_etag)
-            except ObjectChanged as error:
-                raise ObjectChanged(f"{key}: another release was made at the same time; run the command again") from error
+        except (ObjectChanged, ObjectExists) as error:
+            raise ObjectChanged(f"{key}: {_SAME_TIME}") from error
         self._timestamp_etag = written.etag
 
     def _sign(self, role: Role, metadata: Metadata[Any]) -> bytes:
@@ -278,7 +289,13 @@ class Repository:
 
     def _put_versioned(self, role: Role, metadata: Metadata[Any]) -> bytes:
         data = self._sign(role, metadata)
-        self._store.put_if_absent(metadata_key(f"{metadata.signed.version}.{role}.json"), data)
+        key = metadata_key(f"{metadata.signed.version}.{role}.json")
+        try:
+            self._store.put_if_absent(key, data)
+        except ObjectExists as error:
+            if role == "root" and metadata.signed.version == 1:
+                raise  # an earlier beginning: `_create` looks whose
+            raise ObjectChanged(f"{key}: {_SAME_TIME}") from error
         return data
 
     def _names(self) -> list[str]:

@@ -1,8 +1,8 @@
 """What the cameras are asked to film next: `Wanted` objects under `wanted/` of the store, and which of them a frame meets.
 
-A wish is a where-expression over what a camera knows by itself (its id and site, the hour, the label and probability
-that its model gives, ...), a quota of clips and an expiry. What a camera does not know is null there, by SQL's rules:
-a comparison with it is not met, so the wish is for other cameras.
+A wish is a where-expression over what a camera knows by itself (its id and site, UTC's hour as `hour_utc`, the label and
+probability that its model gives, ...), a quota of clips and an expiry. What a camera does not know is null there, by SQL's
+rules: a comparison with it is not met, so the wish is for other cameras.
 """
 
 from __future__ import annotations

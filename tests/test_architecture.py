@@ -53,6 +53,13 @@ def test_files_are_named_and_sized_as_agreed(path: Path) -> None:
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "no module docstring"
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_need_no_scrolling(path: Path) -> None:
+    """No function is longer than 60 lines, its docstring included."""
+    functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    assert {f.name: long for f in functions if (long := (f.end_lineno or 0) - f.lineno + 1) > 60} == {}
+
+
 def test_only_settings_reads_the_environment() -> None:
     """os.environ is read in infra/settings.py and nowhere else."""
     guilty = [

@@ -1,10 +1,13 @@
-"""The demo: its plan, how it goes on after a kill, and (slow) the whole of it, twice."""
+"""The demo: its plan, how it goes on after a kill, and (slow) the whole of it, twice, once killed in the middle of steps."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from infra.console import Output
 from infra.demo import plot
 from infra.demo.story import Facts, Story
 from infra.demo.world import World
+from infra.errors import UsageError
 
 
 def test_the_evaluation_part_holds_enough_of_every_gated_slice() -> None:
@@ -82,12 +86,40 @@ def test_a_killed_story_goes_on_and_an_ended_one_begins_anew(tmp_path: Path) -> 
     assert done == ["a", "b", "a", "a"]
 
 
+KILLED_IN = ("film", "register", "learn", "register-2", "learn-2")  # in the middle of these steps, children and all
+
+
+def kill_in(step: str, command: list[str], story: Path) -> None:
+    """Run the demo and kill its whole process group a moment after `step` began."""
+    before = {"film": None, "register": "film", "learn": "select", "register-2": "wish", "learn-2": "select-2"}[step]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end_s = time.monotonic() + 600
+    while before is not None and not (story.exists() and before in json.loads(story.read_bytes())["facts"]):
+        assert process.poll() is None and time.monotonic() < end_s
+        time.sleep(0.1)
+    time.sleep(3)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("name", ["story.json", "holiday.mp4"])
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    """A folder that holds no demo of ours is refused, and nothing in it is touched."""
+    (tmp_path / name).write_text('{"chapter": 1}')
+    with pytest.raises(UsageError, match="name another --folder"):
+        Story.begin(tmp_path, 1, Output(as_json=True), FakeClock())
+    assert (tmp_path / name).read_text() == '{"chapter": 1}'
+
+
 @pytest.mark.slow
 def test_the_whole_demo_twice(tmp_path: Path) -> None:
-    """It ends well, in time, refuses the first model for its night, and gives the same figures again."""
+    """It ends well, in time, refuses the first model for its night, and gives the same figures after kills."""
     figures = []
-    for _ in range(2):
-        command = [sys.executable, "-m", "infra.cli", "demo", "--folder", str(tmp_path / "demo")]
+    command = [sys.executable, "-m", "infra.cli", "demo", "--folder", str(tmp_path / "demo")]
+    for killed_in in ((), KILLED_IN):
+        for step in killed_in:
+            kill_in(step, command, tmp_path / "demo" / "story.json")
         done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         report = Path(done.stdout.strip().splitlines()[-1])

@@ -11,15 +11,20 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra import durable, keys
-from infra.artefacts import Report, Selection
-from infra.catalog import open_catalog
+from infra.artefacts import Report
+from infra.catalog import Catalog, open_catalog
 from infra.console import Context
-from infra.errors import ArtefactError, ObjectMissing, UsageError
+from infra.errors import ArtefactError, UsageError
 from infra.objects import Store
 from infra.runs import recorded
+from infra.shelf import full_id, put_bundle, read_bundle, read_dataset
+
+if TYPE_CHECKING:
+    from train.checkpoint import Checkpoint
+    from train.jobs import Footage, Plan
 
 
 def train(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +33,9 @@ def train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="gesture_gru", metavar="NAME", help="built-in or module:function (%(default)s)")
     parser.add_argument("--seed", type=int, help="another seed than the recipe's")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, with its own recipe")
+    parser.add_argument(
+        "--ray-address", metavar="A", help="train in a worker of this Ray cluster, restarted when it dies; `local` starts Ray"
+    )
     parser.set_defaults(run=_train)
 
 
@@ -51,33 +59,8 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
 
 
-def read_dataset(store: Store, name: str) -> Selection:
-    """Return a data set by name.
-
-    Raises:
-        UsageError: there is none of that name; the message lists those that there are.
-    """
-    try:
-        return Selection.from_bytes(store.get(keys.dataset_key(name)))
-    except ObjectMissing as error:
-        there = [Path(stat.key).stem for stat in store.list("datasets/")]
-        raise UsageError(f"no data set {name!r} in {store.url}; there: {', '.join(there) or 'none'}") from error
-
-
-def full_id(store: Store, prefix: str, begin: str) -> str:
-    """Return the one id under `prefix` ("runs/", "bundles/") that begins so.
-
-    Raises:
-        UsageError: none does, or several do.
-    """
-    found = sorted({stat.key.split("/")[1] for stat in store.list(prefix) if stat.key.startswith(prefix + begin)})
-    if len(found) != 1 or not begin:
-        raise UsageError(f"{len(found)} ids in {store.url}/{prefix} begin with {begin!r} {found[:4]}; give exactly one")
-    return found[0]
-
-
 def _train(arguments: argparse.Namespace, context: Context) -> int:
-    from train import checkpoint, jobs, recipes
+    from train import jobs, recipes
 
     store = context.store
     if arguments.resume:
@@ -97,19 +80,30 @@ def _train(arguments: argparse.Namespace, context: Context) -> int:
         if arguments.resume and plan.run_id != run_id:
             raise ArtefactError(f"run {run_id} was begun on other rows of data set {dataset!r}: train it anew")
         run.inputs.update(dataset=dataset, selection_id=selection.selection_id, recipe=recipe.name)
-        before = checkpoint.load(store, plan.run_id)
-        with context.out.progress(None, f"decoding {dataset}") as task:
-            footage = jobs.prepare(catalog, plan, advance=task.advance) if not (before and before.finished) else None
-        if before:
-            context.out.note(f"run {plan.run_id[:12]}: {len(before.history)} epochs are done already")
-        last = before if footage is None else _fit(context, store, plan, footage)
-        assert last is not None
+        last = _trained(context, catalog, plan, arguments.ray_address)
         run.outputs.update(run_id=plan.run_id, best_epoch=last.best_epoch)
     _print_run(context, plan.run_id, last)
     return 0
 
 
-def _fit(context: Context, store: Store, plan: Any, footage: Any) -> Any:
+def _trained(context: Context, catalog: Catalog, plan: Plan, ray_address: str | None) -> Checkpoint:
+    """Return the run's last checkpoint, after what is missing of it was done."""
+    from train import checkpoint, jobs
+
+    before = checkpoint.load(catalog.store, plan.run_id)
+    if before:
+        context.out.note(f"run {plan.run_id[:12]}: {len(before.history)} epochs are done already")
+        if before.finished:
+            return before
+    if ray_address is not None:
+        context.out.line(f"training in a Ray worker ({ray_address}); its epochs come into {catalog.store.url} one by one")
+        return jobs.ray_run(catalog.store, plan, address=ray_address)
+    with context.out.progress(None, f"decoding {plan.dataset}") as task:
+        footage = jobs.prepare(catalog, plan, advance=task.advance)
+    return _fit(context, catalog.store, plan, footage)
+
+
+def _fit(context: Context, store: Store, plan: Plan, footage: Footage) -> Checkpoint:
     from train import jobs
 
     n_steps = math.ceil(len(footage.train) / plan.recipe.batch_windows) * plan.recipe.epochs
@@ -137,7 +131,6 @@ def read_config(store: Store, run_id: str) -> dict[str, Any]:
 def _export(arguments: argparse.Namespace, context: Context) -> int:
     from train import checkpoint, recipes
     from train.export import export as make
-    from train.export import put_bundle
 
     store = context.store
     run_id = full_id(store, "runs/", arguments.trained)
@@ -166,14 +159,12 @@ def _export(arguments: argparse.Namespace, context: Context) -> int:
 def _evaluate(arguments: argparse.Namespace, context: Context) -> int:
     from train.evaluate import Question, keep
     from train.evaluate import evaluate as judge
-    from train.export import get_bundle
     from train.report import page
 
     store = context.store
     catalog = open_catalog(store, create=False)
-    bundle_id = full_id(store, "bundles/", arguments.bundle)
-    baseline = get_bundle(store, full_id(store, "bundles/", arguments.baseline)) if arguments.baseline else None
-    bundle = get_bundle(store, bundle_id)
+    baseline = read_bundle(store, arguments.baseline) if arguments.baseline else None
+    bundle = read_bundle(store, arguments.bundle)
     question = Question(
         dataset=arguments.dataset,
         selection=read_dataset(store, arguments.dataset),
@@ -189,7 +180,7 @@ def _evaluate(arguments: argparse.Namespace, context: Context) -> int:
         report_id = keep(catalog, report, predictions)
         if arguments.html:
             durable.write(arguments.html, page(report, report_id).encode())
-        run.inputs.update(bundle_id=bundle_id, dataset=arguments.dataset, selection_id=report.selection_id)
+        run.inputs.update(bundle_id=bundle.bundle_id, dataset=arguments.dataset, selection_id=report.selection_id)
         run.outputs.update(report_id=report_id, verdict=report.verdict)
     _print_report(context, report, report_id)
     return 0 if report.verdict in ("passed", "not gated") else 1

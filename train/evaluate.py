@@ -97,14 +97,14 @@ def evaluate(
         history: the training run's epochs, for the page.
 
     Raises:
-        UsageError: no labelled row in the split, a label that the bundle does not know, a gate file that is wrong.
+        UsageError: no labelled row in the split, a label unknown to the bundle, a wrong gate file.
         JobError: too many clips cannot be read.
     """
     output, slices = _read_gate(question.gate)
     rows = _rows(question, bundle)
     clips = _recordings(catalog, rows)
     main, loaded = Judge(bundle), Judge(bundle, busy_periods=question.load)
-    base = [Judge(question.baseline)] if question.baseline is not None else []
+    base = [Judge(question.baseline)] if question.baseline else []
     failed = watch(catalog.store, clips, [main, loaded, *base], advance=advance)
     predictions = judged(main, rows, question.split)
     frames = _covered(predictions, bundle.spec.labels)
@@ -112,9 +112,7 @@ def evaluate(
         raise ArtefactError(f"bundle {bundle.bundle_id}: no prediction falls into a row of {question.split!r}")
     members = membership(catalog, frames.table, slices)
     report = Report(
-        bundle_id=bundle.bundle_id,
-        model_name=bundle.spec.model_name,
-        dataset=question.dataset,
+        bundle_id=bundle.bundle_id, model_name=bundle.spec.model_name, dataset=question.dataset,
         selection_id=question.selection.selection_id,
         group_by=question.selection.group_by or "",
         judged=output,
@@ -122,8 +120,8 @@ def evaluate(
         cells=tuple(_cell(s, frames, output, members[s.name], question.seed) for s in slices),
         labels=bundle.spec.labels,
         created_ns=(clock or SystemClock()).now_ns(),
-        detail={
-            **_figures(frames, output, question.seed),
+        detail=_figures(frames, output, question.seed)
+        | {
             "split": question.split,
             "group_names": sorted({str(row.group) for row in rows}),
             "windows": _windows(frames, rows, question.seed),
@@ -136,7 +134,7 @@ def evaluate(
             "history": list(history),
             "lineage": dict(bundle.spec.lineage),
         },
-    )
+    )  # fmt: skip
     return report, predictions
 
 

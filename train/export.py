@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from infra import keys
 from infra.artefacts import Bundle, BundleSpec
 from infra.errors import ArtefactError
-from infra.objects import Store
 from train.models import build, initial_state
 from train.recipes import Recipe
 
@@ -128,26 +127,3 @@ def parity(one: nn.Module, graph: bytes, recipe: Recipe, seed: int = 0) -> float
             found, *arrays = session.run(None, dict(zip(inputs, [frame, *arrays], strict=True)))
             worst = max(worst, float(np.abs(probs.numpy() - found).max()))
     return worst
-
-
-def put_bundle(store: Store, bundle: Bundle) -> str:
-    """Put a bundle into the store, `bundle.json` last; return its id. The same bundle again is a no-op."""
-    prefix = keys.bundle_prefix(bundle.bundle_id)
-    if store.head(prefix + "bundle.json") is None:
-        store.put(prefix + "model.onnx", bundle.model)
-        store.put(prefix + "bundle.json", bundle.spec_bytes())
-    return bundle.bundle_id
-
-
-def get_bundle(store: Store, bundle_id: str) -> Bundle:
-    """Return a verified bundle of the store.
-
-    Raises:
-        ArtefactError: its bytes are not those that its id names.
-        ObjectMissing: there is no such bundle.
-    """
-    prefix = keys.bundle_prefix(bundle_id)
-    bundle = Bundle.from_bytes(store.get(prefix + "bundle.json"), store.get(prefix + "model.onnx"))
-    if bundle.bundle_id != bundle_id:
-        raise ArtefactError(f"bundle {bundle_id}: its bundle.json hashes to {bundle.bundle_id}")
-    return bundle

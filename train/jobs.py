@@ -19,8 +19,11 @@ from infra import keys
 from infra.artefacts import Selection, SelectionRow
 from infra.catalog import Catalog
 from infra.clock import Clock
-from infra.errors import UsageError
+from infra.cluster import LOCAL, check_address
+from infra.errors import JobError, UsageError
 from infra.objects import Store
+from infra.settings import quiet_libraries
+from infra.shelf import read_dataset
 from train import checkpoint
 from train.checkpoint import Checkpoint
 from train.dataset import WindowSet, labels_of, usable, window_set
@@ -115,44 +118,62 @@ def run(
     return fit(plan.recipe, footage.train, footage.val, n, start=start, on_epoch=on_epoch, on_step=on_step, clock=clock)
 
 
-def ray_run(store_url: str, dataset: str, recipe: Recipe, *, num_cpus: int = 2, max_failures: int = 3, storage: str) -> str:
-    """Train in one worker of Ray Train and return the run id; a worker that dies is started again and goes on.
+def ray_run(
+    store: Store, plan: Plan, *, address: str = LOCAL, num_cpus: int = 2, max_failures: int = 3, records: str | None = None
+) -> Checkpoint:
+    """Train in one worker of Ray Train and return the last checkpoint; a worker that dies is started again and goes on.
 
     Args:
-        store_url: a store that every node of the cluster reaches.
-        dataset: the data set's name.
-        recipe: the complete configuration.
+        store: one that every node of the cluster reaches; it travels to the worker with its settings.
+        plan: the run.
+        address: "auto", HOST:PORT or ray://HOST:PORT of a cluster; "local" starts Ray on this machine for this run.
         num_cpus: of the worker.
         max_failures: how often it may die.
-        storage: a folder or URL for Ray's own records; our checkpoints are in the store.
+        records: a folder or URL for Ray's own records (our checkpoints are in the store); default: Ray's.
+
+    Raises:
+        UsageError: an address of no known form.
+        JobError: no cluster answers, or the worker died once too often; the same command goes on from the last epoch.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    check_address(address)
+    quiet_libraries()
+    import ray
+    from ray.exceptions import RayError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    config: dict[str, Any] = {"store_url": store_url, "dataset": dataset, "recipe": recipe.to_json()}
-    trainer = TorchTrainer(
-        ray_worker,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": num_cpus}),
-        run_config=RunConfig(storage_path=storage, failure_config=FailureConfig(max_failures=max_failures)),
-    )
-    trainer.fit()
-    return _open(config)[1].run_id
+    try:
+        joined = not ray.is_initialized()
+        if joined and address == LOCAL:
+            ray.init(num_cpus=num_cpus + 1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        elif joined:
+            ray.init(address=address, log_to_driver=False)
+        try:
+            TorchTrainer(
+                ray_worker,
+                train_loop_config={"store": store, "dataset": plan.dataset, "recipe": plan.recipe.to_json()},
+                scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": num_cpus}),
+                run_config=RunConfig(storage_path=records, failure_config=FailureConfig(max_failures=max_failures)),
+            ).fit()
+        finally:
+            if joined:
+                ray.shutdown()
+    except (RayError, TrainingFailedError, ConnectionError) as error:
+        last = " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())
+        raise JobError(f"training in Ray at {address} failed: {last}; the same command goes on from the last epoch") from error
+    found = checkpoint.load(store, plan.run_id)
+    if found is None:
+        raise JobError(f"training in Ray at {address} left no checkpoint in {store.url}: does every node reach this store?")
+    return found
 
 
 def ray_worker(config: dict[str, Any]) -> None:
     """What the worker does: the same as `camloop train`, reporting each epoch to Ray."""
     import ray.train
 
-    catalog, made = _open(config)
-    run(catalog.store, made, prepare(catalog, made), on_row=lambda row: ray.train.report(dict(row)))
-
-
-def _open(config: dict[str, Any]) -> tuple[Catalog, Plan]:
     from infra.catalog import open_catalog
-    from infra.store import open_store
     from train.recipes import from_json
 
-    store = open_store(config["store_url"])
-    selection = Selection.from_bytes(store.get(keys.dataset_key(config["dataset"])))
-    return open_catalog(store, create=False), plan(config["dataset"], selection, from_json(config["recipe"]))
+    store, dataset = config["store"], config["dataset"]
+    made = plan(dataset, read_dataset(store, dataset), from_json(config["recipe"]))
+    run(store, made, prepare(open_catalog(store, create=False), made), on_row=lambda row: ray.train.report(dict(row)))

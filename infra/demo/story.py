@@ -20,7 +20,7 @@ from typing import Any
 from infra import durable, keys
 from infra.clock import Clock
 from infra.console import Output
-from infra.errors import JobError
+from infra.errors import JobError, UsageError
 
 Facts = dict[str, Any]
 
@@ -54,15 +54,20 @@ class Story:
 
     @classmethod
     def begin(cls, folder: Path, seed: int, out: Output, clock: Clock) -> Story:
-        """Go on with a demo that was stopped; start afresh after one that ended, or one of another seed."""
+        """Go on with a demo that was stopped; start afresh after one that ended, or one of another seed.
+
+        Raises:
+            UsageError: the folder holds something, and no demo's story beside it: nothing is removed that is not ours.
+        """
         story = cls(folder=folder, seed=seed, out=out, clock=clock)
-        if story.path.exists():
-            kept = json.loads(story.path.read_bytes())
+        kept = _read(story.path)
+        if kept is None and folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty and holds no demo of ours ({story.path.name}): name another --folder")
+        if kept is not None:
             if kept["seed"] == seed and not kept["ended"]:
                 story.facts = kept["facts"]
                 out.line(f"going on after {len(story.facts)} finished steps in {folder}", style="dim")
                 return story
-        if (folder / "story.json").exists() or (folder / "store").exists():
             shutil.rmtree(folder)
         durable.make_dirs(folder)
         story.save(ended=False)
@@ -121,6 +126,15 @@ class Story:
         with ThreadPoolExecutor(2) as pool:
             pair = pool.submit(first), pool.submit(second)
             return pair[0].result(), pair[1].result()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return a demo's story, None where there is none, or another document of that name."""
+    try:
+        kept: dict[str, Any] = json.loads(path.read_bytes())
+        return kept if {"seed", "ended", "facts"} <= kept.keys() else None
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
 
 
 def _quoted(argument: str) -> str:

@@ -17,7 +17,7 @@ from infra.catalog import open_catalog
 from infra.settings import Settings
 from infra.store import DirStore
 
-pytest.importorskip("ray")
+pytest.importorskip("ray", reason="the extra [cloud] (ray) is not installed here")
 
 
 def test_ray_and_the_loop_give_the_same_rows(tmp_path: Path, add_clip: Callable[..., str], tiny_detector: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from curate import datasets, open_catalog
 from curate.query import Footage
-from infra import keys
+from infra import keys, shelf
 from infra.catalog import Catalog, Done
 from infra.errors import ArtefactError, QueryError, UsageError
 
@@ -150,18 +150,18 @@ def test_a_data_set_is_frozen_under_its_name(footage: Footage) -> None:
     catalog = footage.catalog
     split = footage.intervals.sample(None, split={"train": 0.5, "test": 0.5}, split_by="recording_id", name="s")
     key = datasets.export(catalog, "first", split)
-    assert datasets.export(catalog, "first", split) == key and datasets.exported(catalog) == ["first"]
-    assert datasets.read(catalog, "first") == split
+    assert datasets.export(catalog, "first", split) == key and shelf.dataset_names(catalog.store) == ["first"]
+    assert shelf.read_dataset(catalog.store, "first") == split
     other = footage.intervals.sample(None, split={"train": 0.5, "test": 0.5}, split_by="recording_id", name="other")
     with pytest.raises(UsageError, match="frozen"):
         datasets.export(catalog, "first", other)
     with pytest.raises(UsageError, match="--split-by"):
         datasets.export(catalog, "second", footage.intervals.sample(None, name="plain"))
     with pytest.raises(UsageError, match="near: first"):
-        datasets.read(catalog, "frist")
+        shelf.read_dataset(catalog.store, "frist")
     catalog.store.put(key, catalog.store.get(key)[:-40])
     with pytest.raises((ArtefactError, ValueError)):
-        datasets.read(catalog, "first")
+        shelf.read_dataset(catalog.store, "first")
 
 
 def test_the_vault_is_left_out_unless_asked_for(catalog: Catalog, add_clip: AddClip) -> None:

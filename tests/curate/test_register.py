@@ -410,9 +410,29 @@ def test_expired_object(world: World, tmp_path: Path) -> None:
     world.store.delete(world.rows("clips")[0]["key"])
     registry = tmp_path / "cameras.toml"
     registry.write_text("[[camera]]\nid = 'CAM01'\ntime_zone = 'Europe/Berlin'\n")
-    assert "expired" in world.ingest("--cameras", registry)["remarks"][0]
+    assert world.ingest("--cameras", registry)["expired"] == ["CAM01/a.mp4"]
     assert [row["state"] for row in world.rows("clips")] == ["expired"]
-    assert world.ingest("--cameras", registry)["remarks"] == []
+    assert world.ingest("--cameras", registry)["expired"] == []
+
+
+@pytest.mark.parametrize("name", ["CAM01/a.mp4", "CAM01/copy.mp4"])
+def test_expired_and_brought_back(world: World, name: str) -> None:
+    """`ingest` without a path sees that an object is gone; who ingests the file again, under any name, brings the clip back."""
+    film(world.footage / "CAM01" / "a.mp4", 1)
+    film(world.footage / "CAM01" / "b.mp4", 2)
+    world.ingest(world.footage)
+    (gone,) = [row for row in world.rows("clips") if row["source_name"] == "CAM01/a.mp4"]
+    world.store.delete(gone["key"])
+    assert world.ingest()["expired"] == ["CAM01/a.mp4"]
+    states = {row["clip_id"]: row["state"] for row in world.rows("clips")}
+    assert states[gone["clip_id"]] == "expired" and sorted(states.values()) == ["expired", "live"]
+    assert world.ingest()["expired"] == []
+    (world.footage / "CAM01" / "a.mp4").rename(world.footage / name)
+    done = world.ingest(world.footage)
+    assert done["corrected"] == [name] and "restored" in done["remarks"][0]
+    assert world.store.head(gone["key"]) is not None
+    assert [row["state"] for row in world.rows("clips")] == ["live", "live"]
+    assert world.ingest(world.footage)["corrected"] == [] and world.ingest()["expired"] == []
 
 
 def test_killed_run_is_completed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,6 +305,21 @@ def test_run_asks_for_releases_after_a_trial_that_a_power_cut_ended(store, publi
     assert code == 0 and "running brightness-0.25" in text
 
 
+def test_a_place_that_comes_later_is_asked_as_well(store, publish, make_bundle, film, tmp_path) -> None:
+    """A stick that is not in its slot when the loop begins, and is later, brings its release without a restart."""
+    publish(store, make_bundle(1.0))
+    home, stick = tmp_path / "home", tmp_path / "stick"
+    camloop_run(store, str(film), "--home", str(home), "--frames", "1")
+    publish(store, make_bundle(0.25))
+    timer = threading.Timer(0.5, store.path.rename, (stick,))
+    timer.start()
+    code, text = camloop_run(
+        store, str(film), str(film), "--home", str(home), "--realtime", "--poll-s", "0.1", "--from", str(stick)
+    )
+    timer.join()
+    assert code == 0 and "running brightness-0.25" in text
+
+
 def test_run_refuses_what_it_must(store, publish, make_bundle, film, tmp_path) -> None:
     """No release at all, an unpinned remote place, a wrong pin, a demo model on real footage, a busy home."""
     home = str(tmp_path / "home")

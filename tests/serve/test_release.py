@@ -14,7 +14,7 @@ from infra.clock import SystemClock
 from infra.console import Context, Output
 from infra.errors import ObjectChanged, Refused, SettingsError, UsageError
 from infra.settings import Settings
-from infra.store import DirStore, MemoryStore
+from infra.store import DirStore, MemoryStore, Stat
 from serve import cli, repository
 from serve.release import current, forced_reasons, objection, pointer_path, release
 from serve.repository import PREFIX, Repository
@@ -156,10 +156,37 @@ def test_two_releases_at_once_do_not_overwrite_each_other(signers, make_bundle, 
     release(Repository(store, signers, clock), first, make_report(first), channel="stable", force=None, clock=clock)
     one, two = Repository(store, signers, clock), Repository(store, signers, clock)
     release(one, second, make_report(second), channel="stable", force=None, clock=clock)
-    with pytest.raises((ObjectChanged, Refused), match="run the command again"):
+    with pytest.raises(ObjectChanged, match="run the command again"):
         release(two, first, make_report(first), channel="stable", force=None, clock=clock)
     found = current(Repository(store, signers, clock), "stable")
     assert found is not None and found.bundle_id == second.bundle_id
+
+
+class Rival(MemoryStore):
+    """A store in which somebody else writes the very next object that is put under a key, just before."""
+
+    at: str | None = None
+
+    def put_if_absent(self, key: str, data: bytes) -> Stat:
+        if self.at is not None and key.endswith(self.at):
+            self.at = None
+            super().put_if_absent(key, b"somebody else's")
+        return super().put_if_absent(key, data)
+
+
+@pytest.mark.parametrize("at", ["2.targets.json", "2.snapshot.json"])
+def test_a_version_taken_at_the_last_moment_is_said_in_words(signers, make_bundle, make_report, at) -> None:
+    """Between the look and the put another release took the number: one line says so, and devices see the old one."""
+    store, clock, first, second = Rival(), SystemClock(), make_bundle(1.0), make_bundle(0.5)
+    release(Repository(store, signers, clock), first, make_report(first), channel="stable", force=None, clock=clock)
+    repository = Repository(store, signers, clock)
+    before = repository.next_version
+    store.at = at.replace("2", str(before))
+    with pytest.raises(ObjectChanged, match="at the same time; run the command again"):
+        release(repository, second, make_report(second), channel="stable", force=None, clock=clock)
+    assert store.at is None  # it did meet the rival
+    found = current(Repository(store, signers, clock), "stable")
+    assert found is not None and found.bundle_id == first.bundle_id
 
 
 def test_a_release_cut_off_anywhere_leaves_the_old_one_and_can_be_repeated(signers, publish, make_bundle) -> None:

@@ -13,13 +13,13 @@ from serve.wanted import create, current, met
 def test_a_wish_is_written_once_and_expires() -> None:
     """The same wish again is the same object; after its time it is gone, and may be made anew."""
     store, clock = MemoryStore(), FakeClock()
-    first = create(store, "site = 'yard' and hour >= 20", quota=5, days=2, reason="no night", clock=clock)
+    first = create(store, "site = 'yard' and hour_utc >= 20", quota=5, days=2, reason="no night", clock=clock)
     clock.advance_s(3600)
-    assert create(store, "site = 'yard' and hour >= 20", quota=5, days=2, reason="no night", clock=clock) == first
+    assert create(store, "site = 'yard' and hour_utc >= 20", quota=5, days=2, reason="no night", clock=clock) == first
     assert current(store, clock) == [first]
     clock.advance_s(2 * 86_400)
     assert current(store, clock) == []
-    again = create(store, "site = 'yard' and hour >= 20", quota=5, days=2, reason="no night", clock=clock)
+    again = create(store, "site = 'yard' and hour_utc >= 20", quota=5, days=2, reason="no night", clock=clock)
     assert again.expires_ns > first.expires_ns and current(store, clock) == [again]
 
 

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from infra import keys, video
 from infra.artefacts import Bundle, Selection, SelectionRow
 from infra.catalog import Catalog, Done, open_catalog
+from infra.shelf import put_bundle
 from infra.store import DirStore, Store
 from train import jobs
 from train.augment import Augment
 from train.checkpoint import Checkpoint
-from train.export import export, put_bundle
+from train.export import export
 from train.recipes import Recipe, gesture_gru
 from train.windows import WindowSpec
 

@@ -13,7 +13,7 @@ from infra.artefacts import Bundle, Report, Selection
 from infra.catalog import Catalog
 from infra.cli import main
 from infra.errors import UsageError
-from train.cli import full_id, read_dataset
+from infra.shelf import full_id, read_dataset
 
 Commands = Callable[..., tuple[int, dict[str, object], str]]
 
@@ -37,9 +37,9 @@ def test_refusals_are_one_line(dots: tuple[Catalog, Selection], dots_bundle: Bun
         (("train", "dogs"), "dots"),
         (("train",), "--resume"),
         (("train", "dots", "--recipe", "nothing"), "gesture_gru"),
-        (("train", "--resume", "ffff"), "0 ids"),
-        (("export", "ffff"), "0 ids"),
-        (("evaluate", "ffff", "--dataset", "dots"), "0 ids"),
+        (("train", "--resume", "ffff"), "none of the"),
+        (("export", "ffff"), "none of the"),
+        (("evaluate", "ffff", "--dataset", "dots"), "none of the"),
         (("evaluate", dots_bundle.bundle_id, "--dataset", "dots", "--gate", "/no/such.toml"), "gate file"),
     ):
         code, document, err = camloop(*argv, *store)

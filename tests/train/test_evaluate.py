@@ -16,11 +16,12 @@ from infra.catalog import Catalog
 from infra.clock import FakeClock
 from infra.errors import ArtefactError, JobError, QueryError, UsageError
 from infra.predictor import Predictor
+from infra.shelf import put_bundle, read_bundle
 from infra.store import MemoryStore
 from train import jobs
 from train.checkpoint import Checkpoint
 from train.evaluate import Question, evaluate, keep, reuse_count
-from train.export import PARITY, _OneFrame, export, get_bundle, parity, put_bundle
+from train.export import PARITY, _OneFrame, export, parity
 from train.footage import clips_of, in_order, load
 from train.models import build
 from train.report import page
@@ -97,10 +98,10 @@ def test_exports_are_the_same_file_and_the_same_model(dots_run: Run, dots_bundle
     assert [s.name for s in dots_bundle.spec.states] == ["hidden", "previous", "seen"]
     store = MemoryStore()
     bundle_id = put_bundle(store, dots_bundle)
-    assert get_bundle(store, bundle_id) == dots_bundle
+    assert read_bundle(store, bundle_id) == dots_bundle
     store.put(keys.bundle_prefix(bundle_id) + "model.onnx", dots_bundle.model[:-1] + b"\0")
     with pytest.raises(ArtefactError):
-        get_bundle(store, bundle_id)
+        read_bundle(store, bundle_id)
 
 
 def test_state_goes_over_clip_borders(dots: World, dots_bundle: Bundle) -> None:

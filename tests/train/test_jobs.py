@@ -16,6 +16,7 @@ import torch
 
 from infra.artefacts import Selection
 from infra.catalog import Catalog
+from infra.errors import JobError
 from infra.store import MemoryStore
 from train import checkpoint, jobs
 from train.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ from train.checkpoint import Checkpoint
 Run = tuple[jobs.Plan, jobs.Footage, Checkpoint]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ray_cluster() -> Iterator[None]:
     """Start Ray with one worker's worth of processors on this machine."""
     import ray
@@ -55,8 +56,13 @@ def test_a_killed_ray_worker_goes_on_to_the_same_bits(
 
     thread = threading.Thread(target=kill_after_first_epoch, daemon=True)
     thread.start()
-    run_id = jobs.ray_run(catalog.store.url, "dots", recipe, num_cpus=1, storage=str(tmp_path))
+    last = jobs.ray_run(catalog.store, plan, num_cpus=1, records=str(tmp_path))
     thread.join(timeout=5)
-    last = checkpoint.load(catalog.store, run_id)
-    assert run_id == plan.run_id and last is not None and last.finished and len(killed) == 1
+    assert last.finished and len(killed) == 1
     assert all(torch.equal(last.model[name], value) for name, value in plain.model.items())
+
+
+def test_no_cluster_is_one_line(dots: tuple[Catalog, Selection], dots_run: Run) -> None:
+    """An address at which no cluster answers is named at once, with what to do."""
+    with pytest.raises(JobError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "):
+        jobs.ray_run(dots[0].store, dots_run[0], address="127.0.0.1:1")
