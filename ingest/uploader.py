@@ -194,7 +194,7 @@ class Uploader:
     def one_pass(self) -> None:
         """Deliver everything that waits and comes meanwhile; returns when nothing (more) may go now."""
         error: StoreError | None = None
-        failures, refused = 0, list[str]()
+        failures, refused, n_before = 0, list[str](), self.result.n_clips
         self._see()
         if self._closed_reason() is not None:
             self._remember()
@@ -222,6 +222,8 @@ class Uploader:
             self._remember()
         self._lanes.idle()
         self._settle(all_of_them=True)
+        if self.result.n_clips > n_before and error is None:
+            self._documents(at_once=True)  # how far the numbers went, of clips that have just left
         self._turns.put_last(refused)
         if error is not None:
             raise error
@@ -375,8 +377,8 @@ class Uploader:
         self.result = replace(self.result, n_quarantined=self.result.n_quarantined + 1)
         self._on_clip(clip)
 
-    def _documents(self) -> None:
-        if self._is_due("documents", DOCUMENTS_EVERY_S):
+    def _documents(self, *, at_once: bool = False) -> None:
+        if self._is_due("documents", DOCUMENTS_EVERY_S) or at_once:
             with self._spool_lock:
                 n_documents = self._errands.documents()
             self.result = replace(self.result, n_documents=self.result.n_documents + n_documents)

@@ -24,11 +24,14 @@ from infra.console import Context, Output
 from infra.errors import StoreError, StoreForbidden, UsageError
 from infra.objects import ResumeLog, Stat, UploadNote
 from infra.records import Sidecar
+from infra.sequence import audit, delivered_in, pages_in
 from infra.settings import Settings
 from infra.store import DirStore, MemoryStore
 from ingest import cli_upload
 from ingest.errands import Errands
+from ingest.recorder import Recorder
 from ingest.schedule import UploadSettings
+from ingest.source import open_source
 from ingest.spool import Spool
 from ingest.transfer import Retry, resume_path
 from ingest.uplink import read_uplink
@@ -195,6 +198,18 @@ class TestErrands:
         assert b"the disk was full" in store.get(page.key)
         assert upload(spool, store, host_id="pi", retry=Retry(clock=FakeClock())).n_documents == 0
         assert [path.name for path in folder.iterdir()] == [".tmp-1-abc"]
+
+    def test_one_run_tells_how_far_the_numbers_went(self, tmp_path: Path) -> None:
+        """After one `upload` of a finished recording the store alone can prove that its last clip was taken away."""
+        store = MemoryStore()
+        with Spool(tmp_path / "numbered") as spool:
+            Recorder(open_source("sim://7/harbour1-hall?seconds=3"), spool, segment_s=1, gop_s=1).record()
+            assert upload(spool, store, host_id="pi", retry=Retry(clock=FakeClock())).n_clips == 3
+        assert audit(delivered_in(store), pages_in(store)).n_missing == 0
+        last = max(stored(store), key=lambda key: Sidecar.from_json(store.get(keys.sidecar_key(key))).seq)
+        store.delete(last)
+        store.delete(keys.sidecar_key(last))
+        assert audit(delivered_in(store), pages_in(store)).n_missing == 1
 
     def test_orphans(self, spool: Spool, make_clip: MakeClip) -> None:
         """Uploads in parts are given up when their clip waits no more, or when nobody has remembered them for a day."""
