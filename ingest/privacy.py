@@ -9,8 +9,9 @@
 
 **Fails closed.** A picture is passed on only when everything that had to be done to it was done. When the detector raises or
 takes longer than `timeout_s`, the picture is withheld; the next one that passes says so (`lost = "privacy"`, a gap in its
-sidecar). After `failures_in_a_row` the recording ends with a DeviceError. A detector that hangs holds up nobody: it works
-in a thread of its own, and while it hangs every picture is withheld.
+sidecar). After `failures_in_a_row`, looking or covering, the recording ends with a DeviceError. A detector that hangs holds up
+nobody: it works in a thread of its own, and while it hangs every picture is withheld. A look that failed stays due: with
+`every` above 1 no picture is passed on the strength of a look that never was.
 
 A detector misses: what it does not find is not hidden. Against that stand a low threshold, a margin around each box, and
 boxes that hold from `delay_frames` pictures before to `hold_frames` after (tests/bench/trigger.py measures what is left). Where
@@ -146,7 +147,9 @@ class Privacy:
         self._finder = _open(settings) if finder is None and settings.blur else finder
         self._held: deque[list[FoundBox]] = deque(maxlen=settings.hold_frames + 1)
         self._masks: Any = None
-        self._n_seen = 0
+        self._phase = 0  # pictures since the last look that is still good; 0: a look is due
+        self._n_uncovered = 0  # in a row
+        self._lost = False  # the next picture says that some before it were withheld
         self._worker = _Worker()
         self.n_withheld = 0
         self.n_passed = 0
@@ -160,12 +163,8 @@ class Privacy:
         Raises:
             DeviceError: it could not be done, or not in time; do not show the picture.
         """
-
-        def work() -> Rgb:
-            self._held.append(self._find(rgb))
-            return self._covered(rgb, self._held)
-
-        return self._done(work)
+        self._held.append(self._find(rgb))
+        return self._done(partial(self._covered, rgb, list(self._held)))
 
     def frames(self, frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
         """Yield the frames with everything hidden, `delay_frames` later; those that could not be hidden are left out.
@@ -175,29 +174,31 @@ class Privacy:
             UsageError: a frame that is still encoded.
         """
         waiting: deque[tuple[SourceFrame, list[FoundBox]]] = deque()
-        n_in_a_row, lost = 0, False
+        n_in_a_row = self._n_uncovered = 0
+        self._lost = False
         for frame in frames:
             if not isinstance(frame, SourceFrame):
                 raise UsageError("privacy needs pictures: a stream that is kept as it comes cannot be hidden in")
             try:
-                boxes = self._done(partial(self._find, frame.rgb))
+                boxes = self._find(frame.rgb)
             except DeviceError as error:
-                n_in_a_row, lost = n_in_a_row + 1, True
+                n_in_a_row, self._lost = n_in_a_row + 1, True
                 self._withhold(frame, error)
                 if n_in_a_row >= self.settings.failures_in_a_row:
                     yield from self._passed(waiting, 0)
-                    raise DeviceError(
-                        f"{error}; {n_in_a_row} pictures in a row were withheld, none was passed on unhidden; "
-                        "check the detector, or mask the place with [privacy] masks"
-                    ) from error
+                    raise _ended(error, n_in_a_row) from error
                 continue
-            waiting.append((replace(frame, lost=PRIVACY) if lost else frame, boxes))
-            n_in_a_row, lost = 0, False
+            waiting.append((replace(frame, lost=PRIVACY) if self._lost else frame, boxes))
+            n_in_a_row, self._lost = 0, False
             yield from self._passed(waiting, self.settings.delay_frames)
         yield from self._passed(waiting, 0)
 
     def _passed(self, waiting: deque[tuple[SourceFrame, list[FoundBox]]], n_left: int) -> Iterator[SourceFrame]:
-        """Hide in the oldest frames that wait, with what was found before, in and after them, and yield them."""
+        """Hide in the oldest frames that wait, with what was found before, in and after them, and yield them.
+
+        Raises:
+            DeviceError: too many in a row could not be covered.
+        """
         while len(waiting) > n_left:
             frame, boxes = waiting.popleft()
             self._held.append(boxes)
@@ -205,11 +206,17 @@ class Privacy:
             try:
                 rgb = self._done(partial(self._covered, frame.rgb, known))
             except DeviceError as error:
+                self._n_uncovered += 1
                 self._withhold(frame, error)
+                if self._n_uncovered >= self.settings.failures_in_a_row:
+                    raise _ended(error, self._n_uncovered) from error
                 if waiting:
                     waiting[0] = (replace(waiting[0][0], lost=PRIVACY), waiting[0][1])
+                else:
+                    self._lost = True
                 continue
             self.n_passed += 1
+            self._n_uncovered = 0
             yield replace(frame, rgb=rgb)
 
     def _withhold(self, frame: SourceFrame, error: DeviceError) -> None:
@@ -236,11 +243,18 @@ class Privacy:
         return cast(_T, doing.result())
 
     def _find(self, rgb: Rgb) -> list[FoundBox]:
+        """Return what a look finds, nothing where none is due yet; one that failed is due again.
+
+        Raises:
+            DeviceError: it was due and failed, or took too long.
+        """
         if self._finder is None:
             return []
-        is_due = self._n_seen % self.settings.every == 0
-        self._n_seen += 1
-        return self._finder.find(rgb, self.settings.blur, self.settings.threshold) if is_due else []
+        found: list[FoundBox] = []
+        if self._phase == 0:
+            found = self._done(partial(self._finder.find, rgb, self.settings.blur, self.settings.threshold))
+        self._phase = (self._phase + 1) % self.settings.every
+        return found
 
     def _covered(self, rgb: Rgb, found: Iterable[Sequence[FoundBox]]) -> Rgb:
         out = rgb.copy()
@@ -263,6 +277,13 @@ class Privacy:
 def private(source: Source, settings: PrivacySettings, *, finder: Finder | None = None) -> Source:
     """Return the camera with everything hidden that the settings name. Arguments and errors as of `Privacy`."""
     return taken(source, Privacy(settings, finder=finder).frames)
+
+
+def _ended(error: DeviceError, n_in_a_row: int) -> DeviceError:
+    return DeviceError(
+        f"{error}; {n_in_a_row} pictures in a row were withheld, none was passed on unhidden; "
+        "check the detector, or mask the place with [privacy] masks"
+    )
 
 
 def _open(settings: PrivacySettings) -> Finder:

@@ -47,6 +47,12 @@ def shows_face(rgb: Rgb) -> bool:
     return bool((np.abs(rgb.astype(int) - FACE).max(axis=2) < 40).any())
 
 
+def face_of(rgb: Rgb) -> tuple[float, float, float, float]:
+    """Where the face is in a picture that nobody numbered."""
+    ys, xs = np.nonzero((rgb == FACE).all(axis=2))
+    return float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
+
+
 class Knows:
     """A finder that knows where the face is, and does what a test tells it on some pictures."""
 
@@ -117,7 +123,7 @@ def test_boxes_hold() -> None:
     privacy = Privacy(policy(hold_frames=0, delay_frames=3, margin=0.2), finder=Blinks())
     assert [shows_face(frame.rgb) for frame in privacy.frames(frames(20))] == [False] * 19 + [True]  # it ends unseen
     every = Privacy(policy(hold_frames=3, margin=0.2, every=3), finder=(finder := Knows()))
-    finder.find = lambda rgb, names, score: [FoundBox("person", 0.9, *map(float, face_at(every._n_seen)))]  # type: ignore[method-assign]
+    finder.find = lambda rgb, names, score: [FoundBox("person", 0.9, *face_of(rgb))]  # type: ignore[method-assign]
     assert not any(shows_face(frame.rgb) for frame in every.frames(frames(20)))
 
 
@@ -164,6 +170,40 @@ def test_many_failures_in_a_row_end_the_recording() -> None:
     with pytest.raises(DeviceError, match=r"5 pictures in a row were withheld.*check the detector"):
         list(privacy.frames(frames(50)))
     assert privacy.n_passed == 0
+
+
+def test_a_look_that_failed_stays_due() -> None:
+    """With `every` above 1 a dead or slow detector lets no picture pass unsearched, and ends the recording all the same."""
+    privacy = Privacy(policy(every=2, failures_in_a_row=3), finder=Knows(lambda number: raises(OSError("gone"))))
+    with pytest.raises(DeviceError, match=r"3 pictures in a row were withheld"):
+        list(privacy.frames(frames(50)))
+    assert privacy.n_passed == 0 and privacy.n_withheld == 3
+    slow = threading.Event()
+    privacy = Privacy(
+        policy(every=2, failures_in_a_row=3, timeout_s=0.02), finder=Knows(lambda number: slow.wait(5) and None)
+    )
+    with pytest.raises(DeviceError, match=r"3 pictures in a row were withheld"):
+        list(privacy.frames(frames(50)))
+    slow.set()
+    assert privacy.n_passed == 0
+    privacy = Privacy(policy(every=2), finder=Knows(lambda number: raises(OSError("once")) if number == 1 else None))
+    assert [frame.frame_number for frame in privacy.frames(frames(6))] == [0, 1, 3, 4, 5]  # looked at: 0, 2 (failed), 3, 5
+
+
+def test_masks_that_cannot_be_drawn_end_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covering that fails is counted like looking that fails; the picture after one withheld says why it is missing."""
+    privacy = Privacy(policy(failures_in_a_row=5), finder=Knows())
+    monkeypatch.setattr(Privacy, "_covered", lambda self, rgb, found: raises(MemoryError("patch")))
+    with pytest.raises(DeviceError, match=r"MemoryError: patch; 5 pictures in a row were withheld"):
+        list(privacy.frames(frames(50)))
+    assert privacy.n_passed == 0 and privacy.n_withheld == 5
+    n_calls = iter(range(50))
+    monkeypatch.setattr(
+        Privacy, "_covered", lambda self, rgb, found: raises(MemoryError("once")) if next(n_calls) == 2 else rgb
+    )
+    passed = list(Privacy(policy(delay_frames=0), finder=Knows()).frames(frames(6)))
+    assert [frame.frame_number for frame in passed] == [0, 1, 3, 4, 5]
+    assert [frame.frame_number for frame in passed if frame.lost == PRIVACY] == [3]
 
 
 @given(broken=st.sets(st.integers(0, 19)), in_a_row=st.integers(1, 10))
