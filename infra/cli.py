@@ -155,8 +155,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
 )
 
-# Where one room's command uses another room's object, in one process: `run` feeds a predictor from a source.
-JOINS: Mapping[str, str] = {"source": "ingest.source:open_source"}
+# Where one room's command uses another room's object, in one process: `run` feeds a predictor from a source, of which it sees
+# only what the privacy of this host lets anybody see.
+JOINS: Mapping[str, str] = {"source": "ingest.hidden:open_private"}
 
 
 def join(name: str) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from infra.console import Context
-from infra.errors import SettingsError, UsageError
+from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +30,6 @@ class _Wanted:
     camera_id: str | None
     allow: tuple[str, ...]
     options: Mapping[str, Any]
-    privacy: Mapping[str, Any]
 
 
 def preview(parser: argparse.ArgumentParser) -> None:
@@ -104,14 +103,11 @@ def _wanted(name: str, context: Context) -> _Wanted:
         if name in (camera.id, camera.url):
             options = {"size": camera.size, "fps": camera.fps, **camera.options}
             made = {key: value for key, value in options.items() if value is not None}
-            return _Wanted(url=_calm(camera.url), camera_id=camera.id, allow=camera.allow, options=made, privacy=camera.privacy)
+            return _Wanted(url=_calm(camera.url), camera_id=camera.id, allow=camera.allow, options=made)
     if "://" not in name and "." not in name and "/" not in name:
         known = ", ".join(camera.id for camera in cameras) or "none"
         raise UsageError(f"camera {name!r} is not in camloop.toml (there: {known}); or give an address such as picam://0")
-    privacy = toml.get("privacy", {})
-    if not isinstance(privacy, dict):
-        raise SettingsError("[privacy] must be a table")
-    return _Wanted(url=_calm(name), camera_id=None, allow=(), options={}, privacy=privacy)
+    return _Wanted(url=_calm(name), camera_id=None, allow=(), options={})
 
 
 def _calm(url: str) -> str:
@@ -124,12 +120,9 @@ def _calm(url: str) -> str:
 
 
 def _opened(wanted: _Wanted, context: Context) -> Source:
-    from ingest.source import open_source
+    from ingest.hidden import open_private
 
-    host_id = context.settings.host_id
-    source = open_source(wanted.url, camera_id=wanted.camera_id, host_id=host_id, allow=wanted.allow, options=wanted.options)
-    if wanted.privacy:
-        from ingest.privacy import PrivacySettings, private
-
-        return private(source, PrivacySettings.from_table(wanted.privacy))
-    return source
+    return open_private(
+        wanted.url, context.settings, camera_id=wanted.camera_id, host_id=context.settings.host_id, allow=wanted.allow,
+        options=wanted.options,
+    )  # fmt: skip

@@ -146,19 +146,24 @@ def _is_realtime(arguments: argparse.Namespace) -> bool:
 
 def _frames(arguments: argparse.Namespace, context: Context) -> Iterator[LiveFrame]:
     allow = [network for table in context.settings.toml.get("camera", ()) for network in table.get("allow", ())]
-    frames = _one_after_the_other(arguments.source, arguments.camera, context.settings.host_id, allow)
+    frames = _one_after_the_other(arguments.source, arguments.camera, context.settings, allow)
     if _is_realtime(arguments):
         return live_frames.newest_first(live_frames.at_their_pace(frames, context.clock), context.clock)
     return frames
 
 
 def _one_after_the_other(
-    sources: Sequence[str], camera_id: str | None, host_id: str, allow: Sequence[str]
+    sources: Sequence[str], camera_id: str | None, settings: Settings, allow: Sequence[str]
 ) -> Iterator[LiveFrame]:
-    """Yield the frames of all sources; `allow` lists the networks that the [[camera]] tables allow streams to lead to."""
+    """Yield the frames of all sources; `allow` lists the networks that the [[camera]] tables allow streams to lead to.
+
+    What the privacy of this host hides is hidden before the model, the predictions and the outbox, in files as well.
+    """
+    host_id, tables = settings.host_id, settings.toml.get("camera", ())
+    hides = "privacy" in settings.toml or any("privacy" in table for table in tables)
     for source in sources:
-        if "://" in source:
-            opened = cli.join("source")(source, camera_id=camera_id, host_id=host_id, allow=allow)
+        if "://" in source or hides:
+            opened = cli.join("source")(source, settings=settings, camera_id=camera_id, host_id=host_id, allow=allow)
             yield from live_frames.from_source(opened, source)
         else:
             yield from live_frames.from_file(Path(source), host_id=host_id, camera_id=camera_id)

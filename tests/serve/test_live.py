@@ -399,3 +399,20 @@ def test_run_joins_a_source_by_name(store, publish, make_bundle, tmp_path, monke
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(rows) == 12 and rows[3]["sensor_ns"] == 300 * MS and rows[3]["camera_id"] == "c7" and rows[3]["report_id"]
     assert [s.camera_id for _, s in Outbox(home / "outbox").finished()] == ["c7"]
+
+
+def test_what_privacy_hides_the_model_never_sees(store, publish, make_bundle, film, tmp_path) -> None:
+    """[privacy] of the host, or of the camera's own table, holds for `run`: camera and file, model and outbox."""
+    publish(store, make_bundle(uncertain_below=1.1, simulated_world_only=True))
+    masks = {"masks": [[0.0, 0.0, 1.0, 1.0]], "style": "fill"}
+    url = "sim://7/harbour1-yard?lighting=day&seconds=2"
+    tables = ({"privacy": masks}, {"camera": [{"id": "yard", "url": url + "&counter=1", "privacy": masks}]}, {})
+    for number, (source, toml) in enumerate([(str(film), tables[0]), (url, tables[0]), (url, tables[1]), (url, tables[2])]):
+        log, home = tmp_path / f"{number}.jsonl", tmp_path / f"home{number}"
+        arguments = (source, "--home", str(home), "--all-frames", "--simulated", "--predictions", str(log))
+        assert camloop_run(store, *arguments, settings=Settings(toml=toml))[0] == 0
+        clips = [path for path, _ in Outbox(home / "outbox").finished()]
+        brightest = [max(picture.rgb(None).max() for picture in video.pictures(path)) for path in clips]
+        sure = {round(json.loads(line)["prob"], 3) for line in log.read_text().splitlines()}
+        assert (sure == {1.0}) == (toml != {}), "black is dark for sure"
+        assert brightest and (max(brightest) < 16) == (toml != {})
