@@ -14,7 +14,8 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 DiskUsage = Callable[[Path], tuple[int, int]]
 _BALLAST = ".ballast"
 BALLAST_BYTES = 1 << 20  # entries, and the database's log of one change
+BATCH = 64  # clips given up together: two descriptors each, of the 256 that the strictest host allows
 _log = Log("ingest.spool")
 
 
@@ -62,14 +64,18 @@ def drop_ballast(spool: Spool) -> None:
 
 
 def take_ballast(spool: Spool) -> None:
-    """Keep one MiB for the day when the disk is full, if there is plenty now; it is reserved, not written."""
+    """Keep one MiB for the day when the disk is full, if there is plenty now; it is reserved, not written.
+
+    A disk that refuses it costs only this: the change before it was made.
+    """
     path = spool.folder / _BALLAST
-    if not path.exists() and spool.disk(spool.folder)[1] >= 2 * BALLAST_BYTES:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-        try:
-            os.posix_fallocate(fd, 0, BALLAST_BYTES)
-        finally:
-            os.close(fd)
+    with contextlib.suppress(OSError):
+        if _size(path) < BALLAST_BYTES and spool.disk(spool.folder)[1] >= 2 * BALLAST_BYTES:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.posix_fallocate(fd, 0, BALLAST_BYTES)
+            finally:
+                os.close(fd)
 
 
 def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[list[LedgerEntry], int]:
@@ -82,24 +88,36 @@ def give_up(spool: Spool, database: SpoolDatabase, more_bytes: int) -> tuple[lis
             short_bytes -= _size(path)
             _log.warning("quarantined_file_removed", path=path)
             durable.remove(path)
+    reason, entries = f"the spool is full; policy {spool.limits.policy}", list[LedgerEntry]()
+    candidates = iter(give_up_order(database.candidates(), spool.limits.policy) if short_bytes > 0 else ())
+    while short_bytes > 0 and (batch := list(islice(candidates, BATCH))):
+        made = _give_up_some(spool, database, batch, short_bytes, reason)
+        entries += made
+        short_bytes -= sum(entry.n_bytes for entry in made)
+    return entries, max(0, short_bytes)
+
+
+def _give_up_some(
+    spool: Spool, database: SpoolDatabase, batch: Iterable[Candidate], short_bytes: int, reason: str
+) -> list[LedgerEntry]:
+    """Give up clips of a batch until enough has gone; return their entries. Their files are held open meanwhile."""
     with contextlib.ExitStack() as held:
         victims: list[Candidate] = []
-        for candidate in give_up_order(database.candidates(), spool.limits.policy):
+        for candidate in batch:
             if short_bytes <= 0:
                 break
             if held.enter_context(_taken(spool.clips, candidate.clip_id)):
                 victims.append(candidate)
                 short_bytes -= candidate.n_bytes
-        reason = f"the spool is full; policy {spool.limits.policy}"
         entries = [spool.entry(victim, "evicted", reason) for victim in victims]
         spool.ledger.add(entries)
         if victims:
             database.commit([database.mark(victim.clip_id, "evicted", reason) for victim in victims])
             n_bytes = sum(victim.n_bytes for victim in victims)
-            _log.warning("evicted", n_clips=len(victims), n_bytes=n_bytes, policy=spool.limits.policy)
+            _log.warning("evicted", n_clips=len(victims), n_bytes=n_bytes, reason=reason)
         for victim in victims:
             spool.remove_files(victim.clip_id)
-    return entries, max(0, short_bytes)
+    return entries
 
 
 def _size(path: Path) -> int:

@@ -167,8 +167,7 @@ class Spool:
             durable.write(self.clips / f"{sidecar.clip_id}.json", document)
             _move(path, self.clips / f"{sidecar.clip_id}.{sidecar.container}", sidecar.sha256)
             database.commit(database.add(sidecar, n_bytes, worth))
-            if self.limits is not None:
-                give_up(self, database, 0)
+            give_up(self, database, 0)
         return True
 
     def adopt_outbox(self, folder: Path) -> int:
@@ -192,13 +191,13 @@ class Spool:
             The ledger's entries of what was given up.
 
         Raises:
-            DeviceError: there is no room, and the policy gives nothing (more) up.
+            DeviceError: there is no room, and the policy gives nothing (more) up; "newest" refuses finished clips instead.
         """
         if self.limits is None:
             return []
         with self._changing(frees=True) as database:
             entries, short_bytes = give_up(self, database, n_bytes)
-        if short_bytes:
+        if short_bytes and self.limits.policy != "newest":
             raise DeviceError(
                 f"spool {self.folder} is full: {short_bytes:,} bytes are missing and policy {self.limits.policy!r} gives up no "
                 "more; `camloop upload` what waits, free space, or choose another limit or policy in [spool]"
@@ -213,13 +212,22 @@ class Spool:
                 break
             try:
                 clip = self.read(self.clips / f"{candidate.clip_id}.json")
-            except ArtefactError as error:
-                with self._changing() as database:
-                    self.set_aside(database, candidate.clip_id, str(error), candidate)
+            except ArtefactError:
+                self.set_aside_damaged(candidate.clip_id)
                 continue
-            if clip is not None:
-                found.append(clip)
+            found += [clip] if clip is not None else []
         return found
+
+    def set_aside_damaged(self, clip_id: str) -> bool:
+        """Quarantine a waiting clip whose sidecar cannot be read, with its entry; False if it can be, or waits no more."""
+        with self._changing(frees=True) as database:
+            for known in (candidate for candidate in database.candidates() if candidate.clip_id == clip_id):
+                try:
+                    self.read(self.clips / f"{clip_id}.json")
+                except ArtefactError as error:
+                    self.set_aside(database, clip_id, str(error), known)
+                    return True
+        return False
 
     def waiting(self) -> list[Candidate]:
         """Return what is known of the clips that wait without reading their files, oldest first."""

@@ -78,6 +78,8 @@ _ORDERED = f"""
 
 
 def _is_damage(error: Exception) -> bool:
+    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+        return False  # a wrong call, such as on a closed connection, says nothing about the file
     return (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF) not in _NOT_DAMAGE
 
 
@@ -133,6 +135,9 @@ class SpoolDatabase:
         durable.adopt(self._path, aside)
         for suffix in ("-wal", "-shm"):
             durable.remove(self._path.with_name(self._path.name + suffix))
+        before = [path for path in self._path.parent.glob(f"{self._path.name}.damaged-*") if path != aside]
+        for path in sorted(before, key=lambda path: path.stat().st_mtime_ns)[:-1]:  # this one and the one before are kept
+            durable.remove(path)
 
     def is_current(self) -> bool:
         """Say whether the file is still the one that was opened."""

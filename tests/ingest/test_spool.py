@@ -242,6 +242,22 @@ class TestRebuilding:
                 assert spool.pending() == []
             shutil.rmtree(folder)
 
+    def test_a_wrong_call_is_no_damage(self, tmp_path: Path, make_clip: MakeClip) -> None:
+        """A closed connection condemns no database; of those that were damaged the newest two are kept."""
+        folder = tmp_path / "spool"
+        with Spool(folder) as spool:
+            spool.adopt(*make_clip(1))
+            spool.database.close()
+            with pytest.raises(DeviceError, match="closed database"):
+                spool.reserve("cam1", "boot")
+        assert not list(folder.glob("spool.sqlite.damaged-*"))
+        for number in range(4):
+            (folder / "spool.sqlite").write_bytes(b"this is no database %d" % number * 100)
+            with Spool(folder) as spool:
+                assert len(spool.pending()) == 1
+        kept = sorted(folder.glob("spool.sqlite.damaged-*"))
+        assert [path.read_bytes()[20:21] for path in kept] == [b"2", b"3"]
+
     def test_sidecar_damaged(self, tmp_path: Path, make_clip: MakeClip) -> None:
         """A clip whose sidecar cannot be read is put aside with the reason; the others go on."""
         with Spool(tmp_path / "spool") as spool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,43 @@ class TestCrashes:
                 break
         assert disk.n_calls > 5
         print(f"{number - 1} crash points, policy {policy}")
+
+
+class TestManyAtOnce:
+    def test_few_descriptors(self, tmp_path: Path, make_clip: MakeClip) -> None:
+        """Room for 150 small clips is made on a host that lets a process open few files."""
+        with opened(tmp_path / "spool", max_bytes=10**6) as spool:
+            for number in range(150):
+                path, sidecar = make_clip(number, n_bytes=100)
+                spool.adopt(path, dataclasses.replace(sidecar, seq=spool.reserve("cam1", "boot")))
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            n_open = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 160, before[1]))
+            try:
+                assert len(spool.make_room(10**6)) == 150
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert waiting(spool) == [] and spool.counts() == {"evicted": 150}
+
+    def test_newest_has_room_for_a_start(self, tmp_path: Path, make_clip: MakeClip) -> None:
+        """With policy newest a full spool stops nobody from beginning: what is finished then is refused."""
+        with opened(tmp_path / "spool", "newest") as spool:
+            for number in range(3):
+                film(spool, make_clip, number)
+            assert spool.make_room(20_000) == [] and waiting(spool) == [0, 1, 2]
+
+
+class TestBallast:
+    def test_a_disk_that_refuses_it(self, tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that refuses the ballast after a change does not make the change look failed."""
+        with opened(tmp_path / "spool") as spool:
+            (spool.folder / ".ballast").unlink()
+            monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            assert film(spool, make_clip, 0) is not None
+
+    def test_an_empty_one_is_filled(self, tmp_path: Path) -> None:
+        """What a crash left empty is reserved by the next change."""
+        with opened(tmp_path / "spool") as spool:
+            (spool.folder / ".ballast").write_bytes(b"")
+            spool.reserve("cam1", "boot")
+            assert (spool.folder / ".ballast").stat().st_size == BALLAST_BYTES
