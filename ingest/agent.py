@@ -93,7 +93,7 @@ class Agent:
                 _log.info("agent_stopped")
 
     def _recorder(self, camera: CameraConfig, command: Sequence[str]) -> Child:
-        slow = 0.0 if camera.fps is None else _FRAMES_UNTIL_STALL / camera.fps
+        slow = 0.0 if camera.asked_fps is None else _FRAMES_UNTIL_STALL / camera.asked_fps
         watch = Watch(
             clock=self._clock, stall_s=max(self._config.stall_s, slow), start_s=max(self._config.start_s, slow),
             longest_pause_s=self._config.longest_pause_s,

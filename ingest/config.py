@@ -99,6 +99,13 @@ class CameraConfig:
         return masked_url(self.url)
 
     @property
+    def asked_fps(self) -> float | None:
+        """The rate that the table, or the address of a Pi camera in it, asks for."""
+        in_address = re.search(r"[?&]fps=(\d*\.?\d+)", self.url) if self.url.lower().startswith("picam://") else None
+        fps = float(in_address[1]) if in_address else self.fps
+        return fps if fps else None
+
+    @property
     def ends(self) -> bool:
         """Whether the source has an end of its own (a file, a simulated recording), so that its end is no fault."""
         return urlsplit(self.url).scheme in ("", "file", "sim")

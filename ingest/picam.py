@@ -25,8 +25,9 @@ from ingest.host import boot_id
 from ingest.mailbox import Mailbox
 from ingest.picam_device import N_BUFFERS, STALL_S, Device, Seen, available_cameras, has_hardware_encoder
 from ingest.picam_frames import parameter_sets
-from ingest.picam_settings import PiSettings, parse_picam
+from ingest.picam_settings import SLOWEST_FPS, PiSettings, parse_picam
 from ingest.source import RECORDER_SLOW, EncodedFrame, SourceFrame, StreamFormat
+from ingest.take import thinned
 
 __all__ = ["PiCamera", "PiPictures", "PiSettings", "available_cameras", "open_picam"]
 
@@ -162,6 +163,11 @@ class PiPictures:
         return self._clock.now_ns() - (self._clock.mono_ns() - sensor_ns)
 
     def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the pictures at the rate that was asked for, however much faster the camera has to film for that."""
+        settings, filmed = self._device.settings, self._filmed()
+        return thinned(filmed, settings.fps) if self._device.film_us < settings.frame_us - 1 else filmed
+
+    def _filmed(self) -> Iterator[SourceFrame]:
         device, last_checked_ns = self._device, 0
         try:
             device.start()
@@ -201,11 +207,12 @@ def open_picam(
         url: the address.
         camera_id: its name.
         host_id: the machine.
-        pictures: pictures instead of an H.264 stream.
+        pictures: pictures instead of an H.264 stream; so is a rate below `SLOWEST_FPS`, of which no stream is made.
         options: what the address does not say, as a `[[camera]]` table has it (see `parse_picam`).
 
     Raises:
         MissingExtra, UsageError, DeviceError: as `PiCamera`; UsageError also for an address that cannot be read.
     """
-    made = PiPictures if pictures else PiCamera
-    return made(parse_picam(url, options), camera_id=camera_id, host_id=host_id)
+    settings = parse_picam(url, options)
+    made = PiPictures if pictures or settings.fps < SLOWEST_FPS else PiCamera
+    return made(settings, camera_id=camera_id, host_id=host_id)

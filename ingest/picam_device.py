@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 N_BUFFERS = 6  # of the camera; picamera2's own number for video
-STALL_S = 10.0
+STALL_S = 5.0  # no camera films less than one frame a second; less than the 8 s after which the agent's watchdog kills
 STOP_S = 5.0
 HARDWARE_ENCODER = Path("/sys/class/video4linux/video11/name")  # where picamera2's H264Encoder opens it
 _log = Log("ingest.picam")
@@ -102,7 +102,7 @@ class Device:
         except RuntimeError as error:
             self.camera.close()
             raise self._refused("configured", error) from error
-        self.numbers = FrameNumbers(settings.frame_us * 1000)
+        self.numbers = FrameNumbers(self.film_us * 1000)
         self.training: TrainingMode | None = None
         if settings.training != "off":
             low, high, _ = self.camera.camera_controls.get("AnalogueGain", (1.0, 1.0, 1.0))
@@ -118,7 +118,8 @@ class Device:
 
         wanted = (self.settings.width, self.settings.height)
         upside_down = self.settings.rotate == 180
-        frame_us = self.settings.frame_us
+        thins = pixels != "YUV420"  # a stream cannot leave out frames
+        frame_us = self.settings.film_us() if thins else self.settings.frame_us
         self.camera.configure(
             self.camera.create_video_configuration(
                 main={"size": wanted, "format": pixels},
@@ -138,12 +139,15 @@ class Device:
             asked = f"{wanted[0]}x{wanted[1]}"
             raise UsageError(f"camera {self.settings.number} gives {most} where {asked} was asked; ask for what it gives")
         least_us, most_us, _ = self.camera.camera_controls["FrameDurationLimits"]
+        if thins and least_us <= most_us < frame_us:
+            frame_us = max(least_us, self.settings.film_us(most_us))
+            self.camera.set_controls({"FrameDurationLimits": (frame_us, frame_us)})
         if not least_us - 1 <= frame_us <= max(most_us, least_us) + 1:
             legal = f"{1e6 / most_us:.3g} to {1e6 / least_us:.4g}"
             raise UsageError(
                 f"camera {self.settings.number} at {wanted[0]}x{wanted[1]}: fps {self.settings.fps:g}; legal: {legal}"
             )
-        self.small_px = small_px
+        self.film_us, self.small_px = frame_us, small_px
         self.small_stride = 0 if small_px is None else int(streams["lores"]["stride"])
 
     def start(self) -> None:

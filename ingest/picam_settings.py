@@ -5,6 +5,7 @@ Only words: nothing here touches a camera, so a wrong address is refused on any 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from infra.errors import SettingsError, UsageError
 from infra.settings import read_table
 
+SLOWEST_FPS = 1.0
 Training = Literal["off", "lock", "jitter"]
 Rotation = Literal[0, 180]
 
@@ -25,7 +27,8 @@ class PiSettings:
     Attributes:
         number: which camera, as `rpicam-hello --list-cameras` counts them.
         width, height: size of the recorded picture, in pixels, even.
-        fps: frames a second; a longer exposure in the dark makes fewer.
+        fps: frames a second; a longer exposure in the dark makes fewer. Below `SLOWEST_FPS`, or below what the camera can,
+            it films faster and pictures are taken out of that: exposure settles, and a camera that hangs is soon noticed.
         bitrate: bits a second of the H.264 stream; None leaves it to picamera2's table for the size and rate.
         gop_s: seconds between keyframes.
         small: width in pixels of the small picture for trigger and preview; 0 makes none. Its height follows the shape.
@@ -55,8 +58,8 @@ class PiSettings:
                 raise SettingsError(f"{name} is {value}; legal: an even number from {least} to 16384 (pixels)")
         if self.number < 0:
             raise SettingsError(f"number is {self.number}; legal: 0 or more")
-        if not 0.1 <= self.fps <= 1000:
-            raise SettingsError(f"fps is {self.fps:g}; legal: 0.1 to 1000")
+        if not 0 < self.fps <= 1000:
+            raise SettingsError(f"fps is {self.fps:g}; legal: more than 0, at most 1000")
         if self.bitrate is not None and not 10_000 <= self.bitrate <= 200_000_000:
             raise SettingsError(f"bitrate is {self.bitrate}; legal: 10000 to 200000000 bits a second")
         if not 0.1 <= self.gop_s <= 60:
@@ -68,6 +71,10 @@ class PiSettings:
     def frame_us(self) -> int:
         """Microseconds from frame to frame."""
         return round(1e6 / self.fps)
+
+    def film_us(self, longest_us: int = round(1e6 / SLOWEST_FPS)) -> int:
+        """Return the microseconds between the frames that are filmed: a whole part of `frame_us`, at most `longest_us`."""
+        return self.frame_us // max(1, math.ceil((self.frame_us - 1) / longest_us))
 
     @property
     def small_px(self) -> tuple[int, int] | None:

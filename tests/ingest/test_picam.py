@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ import pytest
 from infra import cli
 from infra.errors import DeviceError, MissingExtra, UsageError
 from infra.picture import rgb_of_yuv420
+from ingest.config import AgentConfig, CameraConfig
 from ingest.mailbox import Mailbox
-from ingest.picam import available_cameras, open_picam
-from ingest.picam_device import has_hardware_encoder
+from ingest.picam import PiPictures, available_cameras, open_picam
+from ingest.picam_device import STALL_S, has_hardware_encoder
 from ingest.picam_frames import FrameNumbers, controls_of, parameter_sets
 from ingest.picam_settings import PiSettings, parse_picam
 from ingest.picam_training import LOCK_WITHIN_FRAMES, LOCKED_FRAMES, TrainingMode
@@ -45,7 +48,7 @@ def test_an_address_says_what_is_asked_of_the_camera() -> None:
         ("picam://0?widht=640", "did you mean width"),
         ("picam://0?width=641", "even number"),
         ("picam://0?width=wide", "whole number"),
-        ("picam://0?fps=0", "0.1 to 1000"),
+        ("picam://0?fps=0", "more than 0, at most 1000"),
         ("picam://0?training=maybe", "'lock', 'jitter'"),
         ("picam://0?rotate=90", "0, 180"),
         ("picam://0?bitrate=1", "10000 to"),
@@ -105,6 +108,76 @@ def fake_picamera2(n_cameras: int) -> types.ModuleType:
     module = types.ModuleType("picamera2")
     module.Picamera2 = Picamera2  # type: ignore[attr-defined]
     return module
+
+
+class SlowCamera:
+    """What `PiPictures` uses of a picamera2: films on its own clock, no slower than every 200 ms."""
+
+    camera_controls: ClassVar = {"FrameDurationLimits": (10_000, 200_000, 33_333)}
+
+    @staticmethod
+    def global_camera_info() -> list[dict[str, object]]:
+        return [{"Model": "imx708", "Id": "/base/0"}]
+
+    def __init__(self, number: int) -> None:
+        self.pre_callback: Callable[[object], None] = lambda request: None
+
+    def create_video_configuration(self, **asked: dict[str, object]) -> dict[str, dict[str, object]]:
+        self.set_controls(asked["controls"])
+        return asked
+
+    def configure(self, asked: dict[str, dict[str, object]]) -> None:
+        self.camera_configuration = lambda: asked
+
+    def set_controls(self, controls: dict[str, object]) -> None:
+        self.frame_us = controls["FrameDurationLimits"][0]  # type: ignore[index]
+
+    def start(self) -> None:
+        def film() -> None:
+            for number in range(40):
+                sensor_ns = number * self.frame_us * 1000
+                metadata = {"SensorTimestamp": sensor_ns, "FrameDuration": self.frame_us}
+                picture = np.full((16, 16, 3), number, np.uint8)
+                self.pre_callback(
+                    types.SimpleNamespace(
+                        get_metadata=lambda metadata=metadata: metadata, make_array=lambda name, picture=picture: picture,
+                        acquire=lambda: None, release=lambda: None, request=None,
+                    )
+                )  # fmt: skip
+                time.sleep(0.002)
+
+        threading.Thread(target=film, daemon=True).start()
+
+    def close(self) -> None: ...
+
+
+def test_a_rate_below_the_cameras_least_is_taken_out_of_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture every two seconds of a camera that films at least five a second; a stream is not made of that."""
+    for name, made in (("picamera2", types.ModuleType("picamera2")), ("libcamera", types.ModuleType("libcamera"))):
+        monkeypatch.setitem(sys.modules, name, made)
+    sys.modules["picamera2"].Picamera2 = SlowCamera  # type: ignore[attr-defined]
+    sys.modules["libcamera"].ColorSpace = types.SimpleNamespace(Smpte170m=lambda: None)  # type: ignore[attr-defined]
+    sys.modules["libcamera"].Transform = lambda **flips: None  # type: ignore[attr-defined]
+    monkeypatch.setattr("ingest.picam.STALL_S", 0.3)
+    monkeypatch.setattr("ingest.picam.HELD_PICTURES", 40)
+    source = open_picam("picam://0?width=16&height=16", options={"fps": 0.5})
+    assert isinstance(source, PiPictures)
+    seen = []
+    with pytest.raises(DeviceError, match="gave no frame"):
+        for frame in source:
+            seen.append((frame.frame_number, frame.sensor_ns))
+    assert seen == [(0, 0), *((tick, (tick * 20 - 4) * 100_000_000) for tick in range(1, 5))], "a quarter early at most"
+
+
+def test_what_is_filmed_for_a_slow_rate() -> None:
+    """A whole part of the time between two pictures, at least one a second, and within the agent's patience."""
+    assert PiSettings(fps=30).film_us() == 33_333
+    assert PiSettings(fps=1 / 30).film_us() == 1_000_000 and PiSettings(fps=0.7).film_us() == 1_428_571 // 2
+    assert PiSettings(fps=10).film_us(33_333) <= 33_333
+    assert AgentConfig().stall_s > STALL_S
+    urls = ("picam://0?width=16&fps=.1", "picam://0", "a.mp4?fps=9")
+    rates = [CameraConfig(id="a", url=url, fps=0.5).asked_fps for url in urls]
+    assert rates == [0.1, 0.5, 0.5], "the agent waits for the rate that holds"
 
 
 def test_the_encoder_is_what_the_machine_has(tmp_path: Path) -> None:
