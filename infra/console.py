@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,11 +85,11 @@ class Output:
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print one line for people; nothing with --json."""
         if not self.as_json:
-            self.console.print(text, style=style, markup=False)
+            self.console.print(_plain(text), style=style, markup=False)
 
     def note(self, text: str) -> None:
         """Print a remark on standard error, so that it never gets into a pipe."""
-        self.errors.print(text, style="dim", markup=False, soft_wrap=True)
+        self.errors.print(_plain(text), style="dim", markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print an aligned table for people; numbers to the right, None as a dash; nothing with --json."""
@@ -100,7 +101,7 @@ class Output:
             numeric = bool(made) and all(isinstance(row[number], int | float | type(None)) for row in made)
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in made:
-            table.add_row(*(_cell(value) for value in row))
+            table.add_row(*(_plain(_cell(value)) for value in row))
         self.console.print(table)
 
     def document(self, document: object) -> None:
@@ -116,6 +117,14 @@ class Output:
             yield task
         finally:
             task.close()
+
+
+def _plain(text: str) -> str:
+    """Return `text` without what moves a terminal's cursor, paints its title or types for its user: shown as U+FFFD."""
+    if text.isascii() and text.isprintable():
+        return text
+    harmful = {letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf", "Cs") and letter not in "\n\t"}
+    return text.translate(dict.fromkeys(map(ord, harmful), "\ufffd"))
 
 
 def _cell(value: object) -> str:

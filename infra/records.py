@@ -148,17 +148,45 @@ class Sidecar:
                 raise ArtefactError(f"sidecar version {version!r}; this camloop reads {SIDECAR_VERSION}")
             total, times = 0, []
             for delta in document["sensor_ns"]:
-                total += int(delta)
+                total += delta
                 times.append(total)
             document["sensor_ns"] = tuple(times)
             document["gaps"] = tuple(Gap(**gap) for gap in document["gaps"])
             document["controls"] = {name: tuple(values) for name, values in document["controls"].items()}
-            for name in ("clip_id", "camera_id", "host_id", "boot_id", "recording_id", "sha256", "container"):
-                if not isinstance(document[name], str):
-                    raise ArtefactError(f"sidecar field {name} is {document[name]!r}, not text")
-            return cls(**document)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ArtefactError(f"not a sidecar: {type(error).__name__}: {error}") from error
+            made = cls(**document)
+            made._check()
+            return made
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ArtefactError(f"not a sidecar: {type(error).__name__}: {str(error)[:200]}") from error
+
+    def _check(self) -> None:
+        """TypeError when a field is not of its type: what is read was written by somebody else."""
+        for name in ("clip_id", "camera_id", "host_id", "boot_id", "recording_id", "sha256", "container", "clock", "trigger"):
+            _require(isinstance(getattr(self, name), str), name, getattr(self, name))
+        for name in ("label", "source_group", "site"):
+            _require(isinstance(getattr(self, name), str | None), name, getattr(self, name))
+        for name in ("seq", "n_bytes"):
+            _require(_is_int64(getattr(self, name)) and getattr(self, name) >= 0, name, getattr(self, name))
+        _require(self.start_ns is None or _is_int64(self.start_ns), "start_ns", self.start_ns)
+        _require(_is_int64(self.start_mono_ns), "start_mono_ns", self.start_mono_ns)
+        _require(isinstance(self.outbox, Mapping | None), "outbox", self.outbox)
+        _require(isinstance(self.event, Mapping), "event", self.event)
+        _require(isinstance(self.salvaged, bool), "salvaged", self.salvaged)
+        _require(all(map(_is_int64, self.sensor_ns)), "sensor_ns", "a list")
+        for gap in self.gaps:
+            fine = all(map(_is_int64, (gap.before_frame, gap.n_missing, gap.duration_ns))) and isinstance(gap.cause, str)
+            _require(fine, "gaps", gap)
+        for name, values in self.controls.items():
+            _require(all(isinstance(value, int | float) for value in values), f"controls {name[:40]}", "a list")
+
+
+def _is_int64(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+
+
+def _require(fine: bool, name: str, value: object) -> None:
+    if not fine:
+        raise TypeError(f"field {name} is {str(value)[:80]!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,13 +116,19 @@ def _audit(arguments: argparse.Namespace, context: Context) -> int:
     out.table("neither clip nor reason", ("camera", "boot", "first", "last"), holes[:N_HOLES]) if holes else None
     if len(holes) > N_HOLES:
         out.line(f"and {len(holes) - N_HOLES} more ranges; --json has all")
-    wrong = {"missing": found.missing_pages, "broken": found.broken_pages, "not signed by its host": found.refused_pages}
+    wrong = {
+        "missing": found.missing_pages,
+        "broken": found.broken_pages,
+        "not to be read, or not signed by its host": found.refused_pages,
+    }
     for what, pages in wrong.items():
         for host_id, boot_id, number in pages[:N_HOLES]:
             out.line(f"ledger page {number} of {host_id}, boot {boot_id[:8]}: {what}", style="red")
+    for key in found.refused_sidecars[:N_HOLES]:
+        out.line(f"{key}: no sidecar of the clip beside it", style="red")
     out.line(f"{found.n_missing} of {sum(row.n_expected for row in found.rows)} numbers have neither clip nor reason")
     out.document(dataclasses.asdict(found) | {"n_missing": found.n_missing})
-    return 1 if found.n_missing or any(wrong.values()) else 0
+    return 1 if found.n_missing or found.refused_sidecars or any(wrong.values()) else 0
 
 
 def _audited(context: Context, hosts: Mapping[str, registry.Host]) -> Audit:

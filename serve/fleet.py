@@ -11,21 +11,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from infra import keys
-from infra.errors import ArtefactError, CamloopError, ObjectMissing
+from infra.errors import CamloopError
 from infra.identity import verify
 from infra.objects import Stat, Store
-from infra.records import Sidecar
-from infra.sequence import Audit, LedgerPage, Numbered, audit, numbered, pages_in
+from infra.sequence import READERS, Audit, LedgerPage, PageName, audit, delivered_in, pages_in
 from serve.registry import Host
 
-READERS: Final = 16  # sidecars read at once
 SILENT_S: Final = 1800.0  # six health documents
 LAG_S: Final = 3600.0
 DISK_FREE: Final = 0.10
@@ -129,7 +127,7 @@ def look(
     names = [name for name in sorted({*registry, *found.health}) if host_id in (None, name)]
     with ThreadPoolExecutor(READERS) as pool:
         documents = dict(zip(names, pool.map(lambda name: _health(store, name, found.health.get(name)), names), strict=True))
-    newest = _newest(document.get("version") for document in documents.values())
+    newest = _newest(version for document in documents.values() if _is_name(version := document.get("version")))
     hosts = [_host(name, registry.get(name), documents[name], found, audited, now_ns, newest) for name in names]
     hosts.sort(key=lambda host: (-len(host.complaints), -(host.lag_s or 0.0), host.host_id))
     return FleetStatus(hosts=tuple(hosts), audit=audited, at_ns=now_ns)
@@ -139,45 +137,46 @@ def sequences(store: Store, registry: Mapping[str, Host], on_clip: Callable[[], 
     """Audit the sequence numbers of the whole store.
 
     A page counts only if it is signed by its host, with its key of now or before, and speaks of that host's cameras alone.
+    Of a camera that the host had once, it may speak as long as no other host that has or had it knows of that boot.
     Hosts that the registry does not know have no key to go by: their pages count, but not about cameras of hosts it knows.
     """
     owners = {camera: host.host_id for host in registry.values() for camera in host.cameras}
-
-    def trusted(page: LedgerPage) -> bool:
+    refused_pages: list[PageName] = []
+    refused_sidecars: list[str] = []
+    clips = list(delivered_in(store, on_clip, refused_sidecars.append))
+    signed, pages = [], list(pages_in(store, on_refused=refused_pages.append))
+    known_to: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # (camera, boot) -> hosts
+    for clip in clips:
+        known_to[clip.camera_id, clip.boot_id].add(clip.host_id)
+    for page in pages:
         host = registry.get(page.host_id)
-        former = host.former_cameras if host else ()
-        told = {*page.next_seq, *(entry.camera_id for entry in page.entries)} - set(former)
-        if any(owners.get(camera, page.host_id) != page.host_id for camera in told):
-            return False
-        if host is None or host.public_key is None:
+        if _is_signed(page, host):
+            signed.append(page)
+            for camera in _spoken_of(page).intersection((*host.cameras, *host.former_cameras) if host else ()):
+                known_to[camera, page.boot_id].add(page.host_id)
+        else:
+            refused_pages.append((page.host_id, page.boot_id, page.number))
+
+    def may_speak(page: LedgerPage, camera: str) -> bool:
+        if owners.get(camera, page.host_id) == page.host_id:
             return True
-        known = (host.public_key, *host.former_keys)
-        return isinstance(page.signature, str) and any(verify(key, page.document(), page.signature) for key in known)
+        host = registry.get(page.host_id)
+        return host is not None and camera in host.former_cameras and known_to[camera, page.boot_id] <= {page.host_id}
 
-    return audit(_delivered(store, on_clip), pages_in(store), trusted=trusted)
+    found = audit(clips, signed, trusted=lambda page: all(may_speak(page, camera) for camera in _spoken_of(page)))
+    refused = sorted([*found.refused_pages, *refused_pages])
+    return dataclasses.replace(found, refused_pages=tuple(refused), refused_sidecars=tuple(sorted(refused_sidecars)))
 
 
-def _delivered(store: Store, on_clip: Callable[[], object]) -> Iterator[Numbered]:
-    """Yield the clips that have a sidecar, sixteen sidecars at a time."""
-    suffixes: dict[str, set[str]] = {}
-    for stat in store.list(keys.CLIPS):
-        stem, _, suffix = stat.key.rpartition(".")
-        suffixes.setdefault(stem, set()).add(suffix)
-    stems = [stem for stem, found in suffixes.items() if "json" in found]
+def _spoken_of(page: LedgerPage) -> set[str]:
+    return {*page.next_seq, *(entry.camera_id for entry in page.entries)}
 
-    def read(stem: str) -> Numbered | None:
-        try:
-            sidecar = Sidecar.from_json(store.get(f"{stem}.json"))
-        except (ArtefactError, ObjectMissing):
-            return None
-        is_its = stem == f"{keys.CLIPS}{sidecar.camera_id}/{sidecar.clip_id}"  # else it speaks of another's clip
-        return numbered(sidecar) if is_its and sidecar.container in suffixes[stem] else None
 
-    with ThreadPoolExecutor(READERS) as pool:
-        for clip in pool.map(read, stems):
-            on_clip()
-            if clip is not None:
-                yield clip
+def _is_signed(page: LedgerPage, host: Host | None) -> bool:
+    if host is None or host.public_key is None:
+        return True
+    known, signature = (host.public_key, *host.former_keys), page.signature
+    return signature is not None and any(verify(key, page.document(), signature) for key in known)
 
 
 def _listing(store: Store) -> _Found:
@@ -227,7 +226,7 @@ def _host(
         n_pending=n_pending, n_evicted=_count(spool.get("evicted")),
         disk_free=free / total if free is not None and total else None, drift_s=_drift(health, clock, stat),
         temperature_c=_number(health.get("temperature_c")), uptime_s=_number(health.get("uptime_s")),
-        version=version[:40] if isinstance(version, str) else None,
+        version=version[:40] if _is_name(version) else None,
     )  # fmt: skip
     return dataclasses.replace(made, complaints=tuple(_complaints(made, newest)))
 
@@ -278,9 +277,9 @@ def _complaints(host: HostStatus, newest: str | None) -> Iterator[str]:
         yield f"version {host.version}"
 
 
-def _newest(versions: Iterable[object]) -> str | None:
+def _newest(versions: Iterable[str]) -> str | None:
     """Return the version that most hosts run."""
-    counts = Counter(version for version in versions if isinstance(version, str))
+    counts = Counter(versions)
     return counts.most_common(1)[0][0] if counts else None
 
 
@@ -310,9 +309,9 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     try:
-        keys.check_name(str(value), "camera")
+        keys.check_name(value if isinstance(value, str) else "", "name")
     except CamloopError:
         return False
     return True

@@ -102,7 +102,7 @@ def _ledger(status: FleetStatus) -> Iterator[str]:
     assert audit is not None
     expected, explained = (sum(row.n_expected for row in audit.rows), sum(sum(row.explained.values()) for row in audit.rows))
     yield from _wrapped(f"{_counted(expected, 'clip')} numbered, {explained} explained, {audit.n_missing} missing", "")
-    for pages, what in ((audit.missing_pages, "missing"), (audit.broken_pages, "broken"), (audit.refused_pages, "not signed")):
+    for pages, what in ((audit.missing_pages, "missing"), (audit.broken_pages, "broken"), (audit.refused_pages, "refused")):
         if pages:
             host_id, boot_id, number = pages[0]
             yield from _wrapped(f"! {len(pages)} ledger pages {what}, first {host_id} {boot_id[:8]} {number}", "")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
+import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +16,17 @@ from hypothesis import strategies as st
 from infra import keys
 from infra.errors import ArtefactError
 from infra.records import Sidecar
-from infra.sequence import SENT_BACK_SEQ, LedgerEntry, LedgerPage, Numbered, audit, delivered_in, pages_in
+from infra.sequence import (
+    N_MISSING_PAGES,
+    N_NUMBERS,
+    SENT_BACK_SEQ,
+    LedgerEntry,
+    LedgerPage,
+    Numbered,
+    audit,
+    delivered_in,
+    pages_in,
+)
 from infra.store import MemoryStore
 
 COUNT = int(os.environ.get("CAMLOOP_TEST_COUNT", "1"))
@@ -101,6 +114,39 @@ class TestAudit:
         assert holes == {(sidecar.camera_id, sidecar.seq) for sidecar in gone}
         print(f"{len(gone)} objects removed, {len(holes)} found")
 
+    def test_a_page_costs_what_its_bytes_cost(self) -> None:
+        """Entries of millions of numbers are counted as ranges, each number once, the first entry's kind."""
+        tracemalloc.start()
+        found = audit([clip(5), clip(9_000_000)], [page(entry(0, n=3_000_000), entry(1, n=N_NUMBERS, kind="lost"))])
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.rows[0].explained == {"forfeited": 2_999_999, "lost": N_NUMBERS + 1 - 3_000_000 - 1}
+        assert found.n_missing == 0 and found.rows[0].n_expected == N_NUMBERS + 1 and peak_bytes < 1_000_000
+
+    def test_a_page_far_away(self) -> None:
+        """A host that numbers a page 99,999,999 is told of, not listed page by page."""
+        assert len(audit([], [page(number=99_999_999)]).missing_pages) == N_MISSING_PAGES
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)),
+        st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9), st.sampled_from(["evicted", "lost"])), max_size=9),
+    )  # fmt: skip
+    def test_overlapping_entries(self, delivered: set[int], waiting: set[int], made: list[tuple[int, int, str]]) -> None:
+        """Ranges that overlap count each number once: delivered, else its first entry's kind, else waiting."""
+        known = dict.fromkeys(delivered, "delivered")
+        for seq, n, kind in made:
+            for number in range(seq, seq + n):
+                known.setdefault(number, kind)
+        for number in waiting:
+            known.setdefault(number, "waiting")
+        pages = [page(*(entry(seq, n, kind) for seq, n, kind in made))]
+        row = audit([clip(seq) for seq in delivered], pages, waiting=[clip(seq) for seq in waiting]).rows[0]
+        told = list(known.values())
+        assert {**row.explained} == {kind: told.count(kind) for kind in ("evicted", "lost") if kind in told}
+        assert (row.n_delivered, row.n_waiting) == (told.count("delivered"), told.count("waiting"))
+        assert {seq for start, stop in row.holes for seq in range(start, stop)} == set(range(row.n_expected)) - known.keys()
+
     @settings(max_examples=50, deadline=None)
     @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)), st.integers(0, 45))
     def test_sums(self, delivered: set[int], explained: set[int], next_seq: int) -> None:
@@ -115,7 +161,7 @@ class TestAudit:
 class TestPages:
     def test_round_trip(self) -> None:
         """A page is the same after writing and reading; unknown versions and broken ones are refused in one line."""
-        made = dataclasses.replace(page(entry(3, kind="evicted"), next_seq=4), signature={"key": "k", "value": "v"})
+        made = dataclasses.replace(page(entry(3, kind="evicted"), next_seq=4), signature="5ed25519")
         assert LedgerPage.from_json(made.to_json()) == made
         assert "signature" not in made.document()
         for broken in (b"", b"[]", b"{}", made.to_json().replace(b'"version":1', b'"version":9'), b'{"version":1}'):
@@ -131,3 +177,65 @@ class TestPages:
         store.put(keys.ledger_key("pi", "boot", 1), b"{")
         store.put(keys.ledger_key("pi", "boot", 0), page(entry(0)).to_json())
         assert [found.number for found in pages_in(store)] == [0]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"host_id": 5}, {"host_id": None}, {"boot_id": []}, {"number": "0"}, {"number": True}, {"number": -1}, {"number": 0.0},
+         {"number": 1 << 70}, {"next_seq": {"cam1": float("inf")}}, {"next_seq": {"cam1": -1}}, {"next_seq": []},
+         {"next_seq": {"\x1b[2J": 1}}, {"next_seq": {f"cam{n}": 1 for n in range(1025)}}, {"entries": 5}, {"entries": [5]},
+         {"signature": [[]]}, {"previous": 3}, {"more": 1}, {"boot_id": "another"}],
+    )  # fmt: skip
+    def test_a_page_of_nonsense(self, changes: dict[str, Any]) -> None:
+        """A field of the wrong type or size, and an entry of another boot, make it no page; never another exception."""
+        with pytest.raises(ArtefactError):
+            LedgerPage.from_json(json.dumps(json.loads(page(entry(0)).to_json()) | changes).encode())
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"camera_id": ["cam"]}, {"camera_id": "\x1b[2J"}, {"seq": "0"}, {"seq": None}, {"n": 10**9}, {"n": 0}, {"n": 1.5},
+         {"n_bytes": -1}, {"kind": ["lost"]}, {"reason": 3}, {"reason": "\ud800"}, {"clip_id": {}}, {"at_mono_ns": 1 << 64}],
+    )  # fmt: skip
+    def test_an_entry_of_nonsense(self, changes: dict[str, Any]) -> None:
+        """The same for the entries of a page."""
+        document = json.loads(page(entry(0)).to_json())
+        document["entries"][0] |= changes
+        with pytest.raises(ArtefactError):
+            LedgerPage.from_json(json.dumps(document).encode())
+        with pytest.raises(ArtefactError):
+            LedgerPage.from_json(b"[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seq": "x"},
+        {"seq": -1},
+        {"sensor_ns": [float("inf")]},
+        {"sensor_ns": ["5"]},
+        {"sensor_ns": 3},
+        {"gaps": [3]},
+        {"gaps": [{"before_frame": "x", "n_missing": 1, "duration_ns": 1, "cause": "c"}]},
+        {"controls": {"gain": ["x"]}},
+        {"camera_id": ["cam1"]},
+        {"camera_id": "cam2"},
+        {"boot_id": "\x1b[2J"},
+        {"event": 3},
+        {"start_ns": 0.5},
+        {"version": []},
+    ],
+)
+def test_a_sidecar_of_nonsense(changes: dict[str, Any]) -> None:
+    """A sidecar of the wrong types, or of another clip, is named and its clip not counted; the neighbour's is."""
+    store = MemoryStore()
+    for seq in range(3):
+        sidecar = Sidecar(
+            clip_id=keys.derived_id(seq), camera_id="cam1", host_id="pi", boot_id="boot", recording_id="r", seq=seq,
+            sha256="0" * 64, n_bytes=1, container="mp4", start_ns=None, start_mono_ns=0, clock="unknown",
+        )  # fmt: skip
+        key = keys.clip_key("cam1", sidecar.clip_id, "mp4")
+        store.put(key, b"x")
+        document = json.loads(sidecar.to_json()) | (changes if seq == 1 else {})
+        store.put(keys.sidecar_key(key), b"[" * 100_000 if seq == 2 else json.dumps(document).encode())
+    refused: list[str] = []
+    assert [clip.seq for clip in delivered_in(store, on_refused=refused.append)] == [0]
+    assert len(refused) == 2

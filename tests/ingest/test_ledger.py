@@ -70,14 +70,14 @@ class TestPages:
     def test_signed(self, tmp_path: Path) -> None:
         """The host's signature covers everything but itself."""
 
-        def sign(document: Mapping[str, Any]) -> dict[str, str]:
-            return {"over": keys.json_sha256(document)}
+        def sign(document: Mapping[str, Any]) -> str:
+            return f"over {keys.json_sha256(document)}"
 
         ledger = Ledger(tmp_path / "ledger", "pi", sign)
         ledger.add([entry(0)])
         ledger.seal({"boot": {"cam1": 1}})
         (page,) = read(ledger)
-        assert page.signature == {"over": keys.json_sha256(page.document())}
+        assert page.signature == f"over {keys.json_sha256(page.document())}"
 
     def test_numbers_are_stated(self, tmp_path: Path) -> None:
         """Without anything to explain, a page comes every 64 numbers and when the boot is over, and says each only once."""

@@ -18,6 +18,7 @@ import pytest
 from infra import keys
 from infra.cli import main
 from infra.clock import SystemClock
+from infra.console import Output
 from infra.identity import Identity, open_identity
 from infra.records import Sidecar
 from infra.sequence import LedgerEntry, LedgerPage
@@ -137,6 +138,46 @@ class TestStatus:
         put_page(store, victim, "victim-cam", 1, signer=thief)
         audited = fleet.sequences(store, Registry(store, SystemClock()).hosts())
         assert [page[0] for page in audited.refused_pages] == ["thief", "victim"]
+
+    def test_a_former_owner(self, store: DirStore, tmp_path: Path) -> None:
+        """A host that lost a camera may explain its own boots of it, not those of the host that has it now."""
+        former = enrolled(store, tmp_path, "former", "cam", "left")
+        put_page(store, former, "cam", 3)
+        enrolled(store, tmp_path, "former", "left")
+        owner = enrolled(store, tmp_path, "owner", "cam")
+        hosts = Registry(store, SystemClock()).hosts()
+        former = open_identity(tmp_path / "former", "former")
+        put_page(store, former, "cam", 3)
+        assert fleet.sequences(store, hosts).refused_pages == (), "nobody else knows of this boot"
+        put_clip(store, "cam", "owner", 0)
+        assert fleet.sequences(store, hosts).refused_pages == (("former", "boot", 0),), "it is the owner's"
+        for stat in list(store.list("clips/")):
+            store.delete(stat.key)
+        put_page(store, owner, "cam", 5)
+        found = fleet.sequences(store, hosts)
+        assert found.refused_pages == (("former", "boot", 0),) and found.rows[0].holes == ((0, 5),)
+
+    def test_terminal_escapes(self, store: DirStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A version that would write to the operator's terminal is unknown; a name that would is shown without its force."""
+        enrolled(store, tmp_path, "pi", "pi-cam")
+        put_health(store, "pi", version="\x1b[2J\x1b]0;all is well\x07")
+        assert status_of(store).hosts[0].version is None
+        out = Output()
+        out.line("a\x1b[2Jb")
+        out.table("", ["camera"], [["c\u202ed\x07"]])
+        shown = capsys.readouterr().out
+        assert "a\ufffd[2Jb" in shown and "c\ufffdd\ufffd" in shown and "\x1b" not in shown
+
+    def test_pages_of_nonsense(self, store: DirStore, tmp_path: Path) -> None:
+        """One host's page or sidecar that cannot be read is named; the fleet's audit and status go on."""
+        enrolled(store, tmp_path, "pi", "pi-cam")
+        put_clip(store, "pi-cam", "pi", 0)
+        store.put(keys.ledger_key("pi", "boot", 0), b"[" * 100_000)
+        store.put(keys.ledger_key("pi", "boot", 1), b'{"host_id": 5, "version": 1}')
+        store.put(keys.clip_key("pi-cam", "0" * 32, "json"), b"[" * 100_000)
+        found = status_of(store).audit
+        assert found is not None and found.refused_pages == (("pi", "boot", 0), ("pi", "boot", 1))
+        assert found.refused_sidecars == (keys.clip_key("pi-cam", "0" * 32, "json"),) and found.rows[0].n_delivered == 1
 
     @pytest.mark.parametrize(
         "data",
