@@ -16,7 +16,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -130,13 +130,13 @@ def pack_images(
             _add(tar, name, path.read_bytes())
 
 
-def read_roll(path: Path) -> Roll:
-    """Return the index of a clip of images.
+def read_roll(path: Path, busy: Callable[[], None] = lambda: None) -> Roll:
+    """Return the index of a clip of images; `busy` is called for each member.
 
     Raises:
         MediaError: a compressed, cut or foreign tar, no `camloop.json`, or times that do not fit the images.
     """
-    members, index = _opened(path)
+    members, index = _opened(path, busy)
     version = index.get("version") if isinstance(index, dict) else None
     if version not in (VERSION, VERSION_NAMES) or (version == VERSION_NAMES) != (index.get("pts_ns") == NAMES):
         raise MediaError(f"{path.name}: {INDEX_NAME} is of version {version!r}; legal: {VERSION}, {VERSION_NAMES}")
@@ -162,11 +162,11 @@ def read_roll(path: Path) -> Roll:
     return Roll(rolled, time_base, start_ns if isinstance(start_ns, int) else None, kind, vectors, extractor)
 
 
-def _opened(path: Path) -> tuple[list[tarfile.TarInfo], Any]:
+def _opened(path: Path, busy: Callable[[], None]) -> tuple[list[tarfile.TarInfo], Any]:
     """Return the members of a tar and what its `camloop.json` says."""
     try:
         with tarfile.open(path, "r:") as tar:
-            members = tar.getmembers()
+            members = [member for member in tar if busy() is None]
             listed = next((member for member in members if member.name == INDEX_NAME), None)
             source = None if listed is None or listed.size > MAX_INDEX_BYTES else tar.extractfile(listed)
             if source is None:

@@ -19,6 +19,7 @@ from infra import durable
 from infra.errors import StoreIncapable, UsageError
 from infra.keys import MAX_KEY_BYTES
 
+_PIECE_BYTES = 1 << 20
 MIN_PART_BYTES = 5 << 20  # S3's least size of a part that is not the last (EntityTooSmall below it)
 
 Capability = Literal["put_if_absent", "put_if_match", "multipart_if_absent", "checksum_verified", "presign"]
@@ -240,7 +241,10 @@ def check_range(start: int, stop: int) -> None:
         raise UsageError(f"byte range [{start}, {stop}) is not one: 0 <= start <= stop")
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits, reading it in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: Path, busy: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 of a file as 64 hex digits, reading it in pieces; `busy` is called before each."""
+    digest, piece = hashlib.sha256(), bytearray(_PIECE_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while n_bytes := (busy(), file.readinto(piece))[1]:
+            digest.update(memoryview(piece)[:n_bytes])
+    return digest.hexdigest()

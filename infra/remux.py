@@ -7,7 +7,7 @@ their lengths. Each fragment holds at most `FRAGMENT_S` and is readable as soon 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +88,7 @@ class PacketWriter:
             self._container.close()
 
 
-def readable_bytes(path: Path) -> tuple[int, list[int]]:
+def readable_bytes(path: Path, busy: Callable[[], None] = lambda: None) -> tuple[int, list[int]]:
     """Return (how many bytes of a cut mp4 to keep, the pts of the frames in them, in order).
 
     Whole fragments are kept up to the first that holds a frame which is not a row of whole units: a file that was cut by a
@@ -104,6 +104,7 @@ def readable_bytes(path: Path) -> tuple[int, list[int]]:
     with opened(path) as (container, stream):
         codec = stream.codec_context.name
         for packet in container.demux(stream):
+            busy()
             if not packet.size:
                 continue
             if not _is_whole(memoryview(packet), codec):

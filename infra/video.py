@@ -26,7 +26,7 @@ import bisect
 import datetime
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -141,15 +141,20 @@ def probe(path: Path | str) -> Probe:
     )
 
 
-def recorded_pts(path: Path | str) -> list[int]:
+def recorded_pts(path: Path | str, busy: Callable[[], None] = lambda: None) -> list[int]:
     """Return the pts of what was recorded, in order: of the frames, or of the vectors of a clip of features.
+
+    `busy` is called often while a clip of images is read.
 
     Raises:
         MediaError: not a clip, or damaged.
     """
     path = Path(path)
-    if is_roll(path) and (roll := read_roll(path)).kind == "features":
-        return [at for pts, _ in read_vectors(path, roll) for at in pts]
+    if is_roll(path):
+        roll = read_roll(path, busy)
+        if roll.kind == "features":
+            return [at for pts, _ in read_vectors(path, roll) for at in pts]
+        return sorted(image.pts for image in roll.images)
     return sorted(packet.pts for packet in packets(path) if packet.pts is not None)
 
 

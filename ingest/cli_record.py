@@ -159,8 +159,9 @@ class _Takes:
             )  # fmt: skip
         finally:
             line.close()
-        shown = (made.n_clips, made.n_frames, made.n_dropped, made.n_bytes, progress.fps, progress.mb_per_hour())
-        self._rows.append((camera.camera_id, *shown))
+        clips = (made.n_clips, made.n_refused, made.n_duplicates)
+        shown = (made.n_frames, made.n_dropped, made.n_bytes, progress.fps, progress.mb_per_hour())
+        self._rows.append((camera.camera_id, *clips, *shown))
         self._gaps += [(camera.camera_id, clip_id, gap) for clip_id, gap in progress.gaps]
         gaps = [{"clip_id": clip_id, **dataclasses.asdict(gap)} for clip_id, gap in progress.gaps]
         facts = {"seconds": progress.seconds, "fps": progress.fps, "mb_per_hour": progress.mb_per_hour(), "gaps": gaps}
@@ -169,7 +170,7 @@ class _Takes:
     def report(self, folder: Path, n_waiting: int) -> None:
         """Print what was recorded, and the gaps."""
         out = self._context.out
-        columns = ["camera", "clips", "frames", "dropped", "bytes", "frames/s", "MB/h"]
+        columns = ["camera", "clips", "refused", "known", "frames", "dropped", "bytes", "frames/s", "MB/h"]
         out.table(f"recorded into {folder}", columns, self._rows)
         for camera_id, clip_id, gap in self._gaps[:_SHOWN]:
             lost = f"{gap.n_missing} frames lost" if gap.n_missing else "a break"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -87,11 +87,12 @@ def member_bytes(name: str, data: bytes) -> bytes:
     return member.tobuf(tarfile.USTAR_FORMAT) + data + b"\0" * (-len(data) % _BLOCK)
 
 
-def readable(path: Path) -> tuple[int, list[str]]:
+def readable(path: Path, busy: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
     """Return (how many bytes of a cut file are whole members, the names of those that hold what was recorded)."""
     n_bytes, names = 0, []
     with path.open("rb") as file:
         for name, data, end in _members(file):
+            busy()
             if name == INDEX_NAME:
                 n_bytes = end
             elif n_bytes and _is_whole(name, data):
@@ -102,8 +103,8 @@ def readable(path: Path) -> tuple[int, list[str]]:
     return n_bytes, names
 
 
-def salvage(path: Path) -> tuple[int, ...]:
-    """Cut a file that a crash left unfinished to its whole members.
+def salvage(path: Path, busy: Callable[[], None] = lambda: None) -> tuple[int, ...]:
+    """Cut a file that a crash left unfinished to its whole members; `busy` is called for each.
 
     Returns:
         The times of what was recorded (frames, or vectors of features), nanoseconds from the segment's first frame.
@@ -112,24 +113,24 @@ def salvage(path: Path) -> tuple[int, ...]:
         MediaError: nothing was recorded whole.
         OSError: the disk refused; it can be tried again.
     """
-    n_bytes, names = readable(path)
+    n_bytes, names = readable(path, busy)
     if not names:
         raise MediaError(f"{path.name}: nothing of it was written whole")
     if n_bytes != path.stat().st_size:
         durable.cut(path, n_bytes)
-    times = recorded_pts(path)
+    times = recorded_pts(path, busy)
     if not times:
         raise MediaError(f"{path.name}: holds a thumbnail and no vector yet")
     return tuple(times)
 
 
-def count(path: Path) -> int:
-    """Return how many frames, or vectors of features, a file holds.
+def count(path: Path, busy: Callable[[], None] = lambda: None) -> int:
+    """Return how many frames, or vectors of features, a file holds; `busy` is called for each member.
 
     Raises:
         MediaError: it cannot be read.
     """
-    return len(recorded_pts(path))
+    return len(recorded_pts(path, busy))
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, bytes, int]]:

@@ -26,20 +26,23 @@ from infra.errors import DeviceError, MediaError, UsageError
 from infra.log import Log
 from infra.objects import file_sha256
 from infra.records import Gap, Sidecar
-from ingest.salvage import discard, draft_path, salvage, unfinished
+from ingest.salvage import FULL_BYTES, discard, draft_path, is_full_disk, salvage, unfinished
 from ingest.segments import CONTAINERS, NS_PER_TICK, MakeSegment, SegmentFile, segment_file
 from ingest.source import NO_KEYFRAME, SALVAGED, EncodedFrame, EncodedSource, Frame, Source, check_frame
 from ingest.spool import Spool
 
 _NS_PER_S = 1_000_000_000
 SYNC_NS = 10 * _NS_PER_S  # a pulled plug costs at most this and the last fragment
-_FULL_BYTES = 1 << 16
 _log = Log("ingest.record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What a recording came to. `n_salvaged` clips were left by a recorder that died before this one began."""
+    """What a recording came to.
+
+    `n_clips` and `n_bytes` are of what the spool took. Beside them: clips that it refused because it was full (each is in the
+    ledger), clips that it had already, and clips left by a recorder that died before this one began.
+    """
 
     recording_id: str
     n_clips: int
@@ -47,6 +50,8 @@ class Recorded:
     n_dropped: int
     n_bytes: int
     n_salvaged: int = 0
+    n_refused: int = 0
+    n_duplicates: int = 0
 
 
 class Event(Protocol):
@@ -110,6 +115,7 @@ class Recorder:
         make_segment: what the frames are written into; None: an mp4 (see `segments.py`).
         container: the suffix of what `make_segment` makes.
         value: what a clip is worth to the spool when it is full, from 0 to 1, by its sidecar.
+        busy: called often while a file is counted, hashed or salvaged, for a watchdog that waits for frames.
 
     Raises:
         UsageError: a segment or GOP length that is not positive.
@@ -130,6 +136,7 @@ class Recorder:
         make_segment: MakeSegment | None = None,
         container: str = "mp4",
         value: Callable[[Sidecar], float] | None = None,
+        busy: Callable[[], None] = lambda: None,
     ) -> None:
         if not 0 < gop_s <= segment_s <= 3600:
             raise UsageError(f"segment of {segment_s:g} s, GOP of {gop_s:g} s; legal: 0 < GOP <= segment <= 3600")
@@ -141,7 +148,8 @@ class Recorder:
         self._max_bytes = self._limit()
         self._label, self._group, self._trigger, self._value = label, group, trigger, value
         self._make = make_segment or segment_file(source, gop_s=gop_s, options=options)
-        self._container = container
+        self._container, self._busy = container, busy
+        self._n_refused = self._n_duplicates = 0
         self._n_clips = self._n_frames = self._n_dropped = self._n_bytes = self._n_salvaged = 0
         self._last_bytes = self._max_bytes or 0
 
@@ -174,7 +182,7 @@ class Recorder:
                     break
         return Recorded(
             recording_id=self.source.recording_id, n_clips=self._n_clips, n_frames=self._n_frames, n_dropped=self._n_dropped,
-            n_bytes=self._n_bytes, n_salvaged=self._n_salvaged,
+            n_bytes=self._n_bytes, n_salvaged=self._n_salvaged, n_refused=self._n_refused, n_duplicates=self._n_duplicates,
         )  # fmt: skip
 
     def _record_event(self, event: Event, max_frames: int | None, on_clip: Callable[[Sidecar], None]) -> None:
@@ -186,7 +194,7 @@ class Recorder:
                 check_frame(before, frame)
                 if segment is not None and self._is_full(segment, frame):
                     full, segment = segment, None
-                    on_clip(self._finish(full))
+                    self._hand_on(full, on_clip)
                 if not _is_decodable(segment, frame):
                     n_waited += 1
                     continue
@@ -198,23 +206,43 @@ class Recorder:
                     break
         finally:  # also on Ctrl-C or when the sensor failed
             if segment is not None and not segment.failed:
-                on_clip(self._finish(segment))
+                self._hand_on(segment, on_clip)
+
+    def _hand_on(self, segment: _Segment, on_clip: Callable[[Sidecar], None]) -> None:
+        if (sidecar := self._finish(segment)) is not None:
+            on_clip(sidecar)
 
     def _salvage_unfinished(self, on_clip: Callable[[Sidecar], None]) -> None:
+        n_left = 0
         for path in unfinished(self.spool, self.source.camera_id):
             if getattr(self.source, "is_replay", False):
                 discard(self.spool, path, "it is played again")
-            elif (sidecar := salvage(self.spool, path, self._value)) is not None:
+                continue
+            try:
+                sidecar = salvage(self.spool, path, self._value, self._busy)
+            except DeviceError as error:  # it waits, with its number, for the next recorder; this one films
+                _log.error("not_salvaged", path=path, reason=str(error))
+                n_left += 1
+                continue
+            if sidecar is not None:
                 self._n_salvaged += 1
                 on_clip(sidecar)
-        self.spool.forfeit_open(self.source.camera_id, SALVAGED)
+        if not n_left:
+            self.spool.forfeit_open(self.source.camera_id, SALVAGED)
 
     def _is_full(self, segment: _Segment, frame: Frame) -> bool:
-        """Say whether `frame` begins a new segment."""
-        if isinstance(frame, EncodedFrame) and not frame.is_keyframe:
-            return False
+        """Say whether `frame` begins a new segment.
+
+        30 frames a second are 33.333 ms each: the keyframe of a 4 s segment comes after 3.99996 s. The next one is a whole GOP
+        later, so half a frame is not waited for.
+        """
+        after_ns = frame.sensor_ns - segment.first.sensor_ns
+        if isinstance(frame, EncodedFrame):
+            if not frame.is_keyframe:
+                return False
+            after_ns += after_ns // (2 * len(segment.sensor_ns))
         return (
-            frame.sensor_ns - segment.first.sensor_ns >= self._segment_ns
+            after_ns >= self._segment_ns
             or (self._max_bytes is not None and segment.n_bytes >= self._max_bytes)
             or _shape(frame) != _shape(segment.first)
         )
@@ -254,10 +282,13 @@ class Recorder:
             segment.file.add(frame, pts)
             if segment.file.survives and frame.sensor_ns - segment.synced_ns >= SYNC_NS:
                 self._sync(segment, frame.sensor_ns)
+            segment.n_bytes += len(frame.data) if isinstance(frame, EncodedFrame) else 0
+            if self._max_bytes is not None:
+                with suppress(FileNotFoundError):  # an encoder that has not given its first packet yet
+                    segment.n_bytes = max(segment.n_bytes, segment.path.stat().st_size)
         segment.last_pts = pts
         segment.sensor_ns.append(frame.sensor_ns)
         segment.controls.append(frame.controls)
-        segment.n_bytes += len(frame.data) if isinstance(frame, EncodedFrame) else 0
         self._n_frames += 1
 
     def _sync(self, segment: _Segment, now_ns: int) -> None:
@@ -271,26 +302,32 @@ class Recorder:
     def _facts(self, segment: _Segment) -> Mapping[str, Any]:
         return {**segment.draft.event, **segment.event.facts()}
 
-    def _finish(self, segment: _Segment) -> Sidecar:
+    def _finish(self, segment: _Segment) -> Sidecar | None:
+        """Close a segment and give it to the spool; None if that did not take it."""
         n_frames = len(segment.sensor_ns)
         with self._disk(segment.path, segment):
             segment.file.close()
             durable.sync(segment.path)
-            n_written = CONTAINERS[self._container].count(segment.path)
+            n_written = CONTAINERS[self._container].count(segment.path, self._busy)
             if n_written != n_frames:  # a muxer may swallow a write that the disk refused
                 disk = os.statvfs(segment.path.parent)
-                kind = errno.ENOSPC if disk.f_bavail * disk.f_frsize < _FULL_BYTES else errno.EIO
+                kind = errno.ENOSPC if disk.f_bavail * disk.f_frsize < FULL_BYTES else errno.EIO
                 raise OSError(kind, f"{os.strerror(kind)}: only {n_written} of {n_frames} frames reached the file")
-            sha256, n_bytes = file_sha256(segment.path), segment.path.stat().st_size
+            sha256, n_bytes = file_sha256(segment.path, self._busy), segment.path.stat().st_size
             sidecar = replace(
                 segment.draft, clip_id=keys.clip_id(sha256), sha256=sha256, n_bytes=n_bytes,
                 sensor_ns=tuple(sorted(segment.sensor_ns)), gaps=tuple(segment.gaps), event=self._facts(segment),
                 controls=_by_name(segment.controls),
             )  # fmt: skip
         with self._spool(segment):
-            self.spool.adopt(segment.path, sidecar, value=None if self._value is None else self._value(sidecar))
+            is_taken = self.spool.adopt(segment.path, sidecar, value=None if self._value is None else self._value(sidecar))
             durable.remove(draft_path(segment.path))
-        self._n_clips, self._n_bytes, self._last_bytes = self._n_clips + 1, self._n_bytes + n_bytes, n_bytes
+            is_refused = not is_taken and self.spool.state(sidecar.clip_id) == "evicted"
+        self._last_bytes = n_bytes
+        if not is_taken:
+            self._n_refused, self._n_duplicates = self._n_refused + is_refused, self._n_duplicates + (not is_refused)
+            return None
+        self._n_clips, self._n_bytes = self._n_clips + 1, self._n_bytes + n_bytes
         _log.info("recorded", clip_id=sidecar.clip_id, camera_id=sidecar.camera_id, n_frames=n_frames, n_bytes=n_bytes)
         return sidecar
 
@@ -307,7 +344,7 @@ class Recorder:
             reason = getattr(error, "strerror", None) or str(error)
             if not isinstance(error, DeviceError):
                 reason = f"{reason} ({path.parent}); free space, or `camloop upload` what waits"
-            raise self._stopped(path, reason, 0 if segment is None else len(segment.sensor_ns)) from error
+            raise self._stopped(path, reason, 0 if segment is None else len(segment.sensor_ns), error) from error
 
     @contextmanager
     def _spool(self, segment: _Segment) -> Iterator[None]:
@@ -316,18 +353,20 @@ class Recorder:
         except (DeviceError, OSError) as error:
             segment.failed = True
             n_lost = len(segment.sensor_ns) if segment.path.exists() else 0  # moved in already: the spool will find it
-            raise self._stopped(segment.path, str(error), n_lost) from error
+            raise self._stopped(segment.path, str(error), n_lost, error) from error
 
-    def _stopped(self, path: Path, reason: str, n_frames: int) -> DeviceError:
+    def _stopped(self, path: Path, reason: str, n_frames: int, error: BaseException) -> DeviceError:
+        """Return what to say; what was filmed goes only if it fills the disk, else it waits for the next recorder."""
         saved: Sidecar | None = None
         with suppress(DeviceError, OSError):
-            saved = salvage(self.spool, path, self._value)
-        with suppress(DeviceError, OSError):
-            discard(self.spool, path, reason)
-        n_lost = n_frames - (0 if saved is None else len(saved.sensor_ns))
+            saved = salvage(self.spool, path, self._value, self._busy)
+        if is_full_disk(error, path.parent):
+            with suppress(DeviceError, OSError):
+                discard(self.spool, path, reason)
+        n_left = max(0, n_frames - (0 if saved is None else len(saved.sensor_ns)))
         return DeviceError(
-            f"recording of camera {self.source.camera_id} stopped: {reason}; {n_lost} frames of the open segment are lost, "
-            f"{self._n_clips} clips before it are safe"
+            f"recording of camera {self.source.camera_id} stopped: {reason}; {n_left} frames of the open segment "
+            f"{'wait for the next recorder' if path.exists() else 'are lost'}, {self._n_clips} clips before it are safe"
         )
 
 

@@ -9,7 +9,10 @@ times come from the file, to one tick of it. What cannot be read is removed, and
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,8 +27,10 @@ from ingest.segments import CONTAINERS
 from ingest.source import SALVAGED
 from ingest.spool import Spool
 
+FULL_BYTES = 1 << 16  # a disk with less is full
 _DRAFT = ".start.json"
 _SUFFIX = re.compile(r"(?<=[0-9a-f])\.[a-z0-9.]+$")  # of `.tmp-<camera>-<hex>.<suffix>`
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of a decoder that could not open a file: says nothing about it
 _log = Log("ingest.salvage")
 
 
@@ -45,16 +50,20 @@ def unfinished(spool: Spool, camera_id: str) -> list[Path]:
     return list(found.values())
 
 
-def salvage(spool: Spool, path: Path, value: Callable[[Sidecar], float] | None = None) -> Sidecar | None:
+def salvage(
+    spool: Spool, path: Path, value: Callable[[Sidecar], float] | None = None, busy: Callable[[], None] = lambda: None
+) -> Sidecar | None:
     """Make a clip of what can be read of an unfinished segment.
 
     Args:
         spool: where it lies and goes.
         path: the file under its temporary name, or its draft if that is all there is.
         value: what the clip is worth to the spool.
+        busy: called often, while the file is read.
 
     Returns:
-        The sidecar, or None when there was nothing to read; then the file is gone and its sequence number has its reason.
+        The sidecar, or None when there was nothing to read or the spool refused it; then the file is gone and its sequence
+        number has its reason.
 
     Raises:
         DeviceError: the disk is full or broken; the file stays.
@@ -63,9 +72,11 @@ def salvage(spool: Spool, path: Path, value: Callable[[Sidecar], float] | None =
         draft = Sidecar.from_json(draft_path(path).read_bytes())
         if path.name.endswith(_DRAFT):
             raise MediaError("its file was not begun")
-        times = CONTAINERS[draft.container].salvage(path)
-        sha256, n_bytes = file_sha256(path), path.stat().st_size
+        times = CONTAINERS[draft.container].salvage(path, busy)
+        sha256, n_bytes = file_sha256(path, busy), path.stat().st_size
     except (ArtefactError, MediaError, FileNotFoundError, KeyError) as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _PASSING:
+            raise DeviceError(f"{path}: {error}; it stays for the next recorder") from error
         discard(spool, path, f"{SALVAGED}: {error}")
         return None
     except OSError as error:
@@ -75,8 +86,10 @@ def salvage(spool: Spool, path: Path, value: Callable[[Sidecar], float] | None =
         sensor_ns=tuple(draft.start_mono_ns + after_ns for after_ns in times),
         gaps=(*draft.gaps, Gap(before_frame=len(times), n_missing=0, duration_ns=0, cause=SALVAGED)),
     )  # fmt: skip
-    spool.adopt(path, sidecar, value=None if value is None else value(sidecar))
+    is_taken = spool.adopt(path, sidecar, value=None if value is None else value(sidecar))
     durable.remove(draft_path(path))
+    if not is_taken:
+        return None
     _log.warning("salvaged", clip_id=sidecar.clip_id, camera_id=sidecar.camera_id, n_frames=len(times), n_bytes=n_bytes)
     return sidecar
 
@@ -95,3 +108,17 @@ def discard(spool: Spool, path: Path, reason: str) -> None:
             begun = Sidecar.from_json(draft.read_bytes())
             spool.forfeit(begun.camera_id, begun.boot_id, begun.seq, reason)
     durable.remove(draft)
+
+
+def is_full_disk(error: BaseException | None, folder: Path) -> bool:
+    """Say whether a disk failed because it is full."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            return True
+        error = error.__cause__
+    with suppress(OSError):
+        disk = os.statvfs(folder)
+        return disk.f_bavail * disk.f_frsize < FULL_BYTES
+    return False

@@ -40,6 +40,7 @@ class SegmentFile(Protocol):
         ...
 
 
+Busy = Callable[[], None]
 MakeSegment = Callable[[Path, Frame], SegmentFile]
 """(path to write, first frame) -> the file; the frame itself is added afterwards."""
 
@@ -50,10 +51,11 @@ class Container:
 
     `count` returns how many frames a finished file holds. `salvage` cuts an unfinished file in place to its readable part
     and returns the time of each frame in it, in nanoseconds from the segment's first; it raises MediaError when there is none.
+    Both call `busy` often: a long file takes a Pi longer than a watchdog waits for a frame.
     """
 
-    count: Callable[[Path], int]
-    salvage: Callable[[Path], tuple[int, ...]]
+    count: Callable[[Path, Busy], int]
+    salvage: Callable[[Path, Busy], tuple[int, ...]]
 
 
 class PictureSegment:
@@ -131,31 +133,31 @@ def segment_file(source: Camera, *, gop_s: float, options: Mapping[str, str] | N
     return make
 
 
-def _count_packets(path: Path) -> int:
+def _count_packets(path: Path, busy: Busy) -> int:
     from infra.reader import demux, opened
 
     with opened(path) as (container, stream):
-        return sum(1 for _ in demux(container, stream, path))
+        return sum(busy() is None for _ in demux(container, stream, path))
 
 
-def _salvage_mp4(path: Path) -> tuple[int, ...]:
+def _salvage_mp4(path: Path, busy: Busy) -> tuple[int, ...]:
     from infra.remux import readable_bytes
 
-    n_bytes, times = readable_bytes(path)
+    n_bytes, times = readable_bytes(path, busy)
     durable.cut(path, n_bytes)
     return tuple(round(pts * NS_PER_TICK) for pts in times)
 
 
-def _count_members(path: Path) -> int:
+def _count_members(path: Path, busy: Busy) -> int:
     from ingest.members import count
 
-    return count(path)
+    return count(path, busy)
 
 
-def _salvage_tar(path: Path) -> tuple[int, ...]:
+def _salvage_tar(path: Path, busy: Busy) -> tuple[int, ...]:
     from ingest.members import salvage
 
-    return salvage(path)
+    return salvage(path, busy)
 
 
 CONTAINERS: Final[Mapping[str, Container]] = {

@@ -9,6 +9,7 @@ Only the standard library: the watching side must live on a host whose other pro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -25,7 +26,8 @@ BEAT_PERIOD_S = 0.5
 FIRST_PAUSE_S = 1.0
 GOOD_RUN_S = 60.0  # after so long a run the next failure is a first one again
 _BEAT = struct.Struct("<4sqqqqqq")  # 52 bytes: far below PIPE_BUF, so that a write is whole or not at all
-_MAGIC = b"beat"
+_MAGIC, _BUSY = b"beat", b"busy"
+_ANY_MAGIC = re.compile(b"beat|busy")
 _RATE_OVER_S = 10.0
 _KEPT_SHAPES = 50
 
@@ -42,7 +44,10 @@ _F = TypeVar("_F", bound=Framed)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What a recorder process says about itself; the counts are since its start."""
+    """What a recorder process says about itself; the counts are since its start.
+
+    `is_busy`: no new frame, but it works (it hashes, it salvages).
+    """
 
     frame_number: int
     sensor_ns: int
@@ -50,6 +55,7 @@ class Beat:
     n_dropped: int
     n_skipped: int
     n_clips: int
+    is_busy: bool = False
 
 
 class Heartbeat:
@@ -68,6 +74,7 @@ class Heartbeat:
         self._n_frames = self._n_dropped = 0
         self._last_number, self._last_sensor_ns = -1, 0
         self._next_ns: int | None = None
+        self._next_busy_ns: int | None = None
         self._n_clips = 0
         self.skipped: Callable[[], int] = lambda: 0
         if fd is not None:
@@ -94,6 +101,17 @@ class Heartbeat:
             self._next_ns = now_ns + round(BEAT_PERIOD_S * 1e9)
             self._tell()
 
+    def busy(self) -> None:
+        """Say, at most twice a second, that work goes on between two frames: call it in each turn of a long loop.
+
+        A supervisor that is gone is met at the next frame: what is being finished is finished.
+        """
+        now_ns = self._clock.mono_ns()
+        if self._next_busy_ns is None or now_ns >= self._next_busy_ns:
+            self._next_busy_ns = now_ns + round(BEAT_PERIOD_S * 1e9)
+            with contextlib.suppress(DeviceError):
+                self._tell(_BUSY)
+
     @property
     def n_clips(self) -> int:
         """Clips made since the start."""
@@ -105,12 +123,12 @@ class Heartbeat:
         if self._n_frames:
             self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, magic: bytes = _MAGIC) -> None:
         if self._fd is None:
             return
         counts = (self._n_frames, self._n_dropped, self.skipped(), self._n_clips)
         try:
-            os.write(self._fd, _BEAT.pack(_MAGIC, self._last_number, self._last_sensor_ns, *counts))
+            os.write(self._fd, _BEAT.pack(magic, self._last_number, self._last_sensor_ns, *counts))
         except BlockingIOError:
             pass  # a supervisor that does not read: it has its own watchdog
         except OSError as error:
@@ -127,16 +145,16 @@ def read_beats(data: bytes) -> tuple[list[Beat], bytes]:
     """Return the whole beats in what a pipe gave, and the rest; garbage is skipped to the next beat."""
     beats = []
     while len(data) >= _BEAT.size:
-        if not data.startswith(_MAGIC):
-            at = data.find(_MAGIC, 1)
-            data = data[at:] if at >= 0 else b""
+        if not data.startswith((_MAGIC, _BUSY)):
+            found = _ANY_MAGIC.search(data, 1)
+            data = data[found.start() :] if found else b""
             continue
-        _, number, sensor_ns, *counts = _BEAT.unpack_from(data)
+        magic, number, sensor_ns, *counts = _BEAT.unpack_from(data)
         n_frames, n_dropped, n_skipped, n_clips = counts
         beats.append(
             Beat(
                 frame_number=number, sensor_ns=sensor_ns, n_frames=n_frames, n_dropped=n_dropped, n_skipped=n_skipped,
-                n_clips=n_clips,
+                n_clips=n_clips, is_busy=magic == _BUSY,
             )
         )  # fmt: skip
         data = data[_BEAT.size :]
@@ -154,8 +172,9 @@ class Watch:
 
     Args:
         clock: the monotonic one counts.
-        stall_s: longest time without a new frame; None for a child that does not beat (the uploader).
-        start_s: longest time to the first frame.
+        stall_s: longest time without a new frame or a word that it is busy; None for a child that does not beat.
+        start_s: the same until the first frame.
+        films: whether there are frames to wait for; the uploader is at work as soon as it was started.
         longest_pause_s: longest pause before the next start.
         rng: draws the jitter, so that ten cameras on one dead switch do not come back in step.
     """
@@ -163,6 +182,7 @@ class Watch:
     clock: Clock
     stall_s: float | None = 8.0
     start_s: float = 25.0
+    films: bool = True
     longest_pause_s: float = 16.0
     rng: random.Random = field(default_factory=random.Random)
     state: State = "waiting"
@@ -175,6 +195,7 @@ class Watch:
     _pause_s: float = 0.0
     _start_at_ns: int = 0
     _started_ns: int = 0
+    _busy_ns: int = 0
     _frames: deque[tuple[int, int]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -190,13 +211,16 @@ class Watch:
 
     def started(self) -> None:
         """The process was started."""
-        self._started_ns = self.clock.mono_ns()
+        self._started_ns = self._busy_ns = self.clock.mono_ns()
         self.last, self._frames = None, deque()
-        self._become("starting" if self.stall_s is not None else "running")
+        self._become("starting" if self.stall_s is not None and self.films else "running")
 
     def beats(self, beats: Iterable[Beat]) -> None:
         """Frames came. A frame number that does not grow is no new frame."""
         for beat in beats:
+            if beat.is_busy:
+                self._busy_ns = self.clock.mono_ns()
+                continue
             if self.last is not None and beat.n_frames <= self.last.n_frames:
                 self.last = beat if beat.n_frames == self.last.n_frames else self.last
                 continue
@@ -208,18 +232,18 @@ class Watch:
                 self._become("running")
 
     def is_stalled(self) -> bool:
-        """Say whether the child must be killed: no frame for `stall_s`, or none at all `start_s` after its start."""
+        """Say whether the child must be killed: no frame and not busy for `stall_s`, or `start_s` where none came yet."""
         if self.stall_s is None or self.state not in ("starting", "running"):
             return False
-        if self.state == "starting":
-            return self.clock.mono_ns() - self._started_ns > self.start_s * 1e9
-        return self.age_s() > self.stall_s
+        limit_s = self.start_s if self.state == "starting" else self.stall_s
+        return self.clock.mono_ns() - max(self.last_frame_ns or 0, self._busy_ns) > limit_s * 1e9
 
     def stalled(self) -> None:
         """The child was found stalled and is being killed."""
         self.n_stalls += 1
         where = "no frame" if self.last is None else f"no frame after number {self.last.frame_number}"
-        limit_s = self.start_s if self.last is None else self.stall_s
+        where = where if self.films else "no sign of life"
+        limit_s = self.start_s if self.state == "starting" else self.stall_s
         self.last_error = f"{where} for {limit_s:g} s; killed and started again"
         self._become("stalled")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 from collections.abc import Iterator
@@ -66,6 +67,21 @@ class TestHeartbeat:
         with pytest.raises(DeviceError, match="the agent that started this recorder is gone"):
             heart.beat(0, 0)
 
+    def test_busy(self, pipe: tuple[int, int]) -> None:
+        """Whoever works between two frames says so twice a second, and counts no frame; one without an agent goes on."""
+        clock = FakeClock()
+        heart = Heartbeat(pipe[1], clock)
+        heart.beat(7, 70)
+        for _ in range(1000):
+            heart.busy()
+            clock.advance_s(0.01)
+        beats, rest = read_beats(b"junk" + os.read(pipe[0], 1 << 16))
+        assert rest == b"" and [each.is_busy for each in beats] == [False, *[True] * 20]
+        assert {each.n_frames for each in beats} == {1}
+        os.close(pipe[0])
+        heart.busy()
+        Heartbeat(None).busy()
+
     def test_no_pipe(self) -> None:
         """A recorder that nobody watches beats nowhere; a number that is no pipe is refused."""
         Heartbeat(None).beat(0, 0)
@@ -122,6 +138,34 @@ class TestWatch:
         while not watch.may_start():
             clock.advance_s(0.25)
         assert (clock.mono_ns() - last_ns) / 1e9 <= 10.5
+
+    def test_busy_is_alive(self) -> None:
+        """A long salvage before the first frame, and a long hash after one, are no stall; silence after them is."""
+        clock, watch = self.watch()
+        watch.started()
+        for limit_s, state in ((25, "starting"), (8, "running")):
+            for _ in range(300):
+                watch.beats([dataclasses.replace(beat(0), is_busy=True)])
+                clock.advance_s(1)
+                assert not watch.is_stalled() and watch.state == state
+            clock.advance_s(limit_s)
+            assert watch.is_stalled()
+            watch.beats([beat(1)])
+        assert watch.last is not None and watch.last.n_frames == 1
+
+    def test_uploader(self) -> None:
+        """A child without frames is at work at once, and stalled when it says nothing for so long."""
+        clock, watch = self.watch(stall_s=900.0, films=False)
+        watch.started()
+        assert watch.state == "running"
+        for _ in range(10):
+            clock.advance_s(800)
+            assert not watch.is_stalled()
+            watch.beats([dataclasses.replace(beat(0), is_busy=True)])
+        clock.advance_s(901)
+        assert watch.is_stalled()
+        watch.stalled()
+        assert watch.last_error == "no sign of life for 900 s; killed and started again"
 
     def test_pauses_grow_and_are_bounded(self) -> None:
         """A camera that is gone is asked for at most every 16 s, never in step with others; a good run forgets it."""
