@@ -1,7 +1,7 @@
 """Encoded frames are looked at: their format, small pictures for the trigger, and whole pictures where those are wanted.
 
 A pass-through recording decodes nothing but what its trigger looks at. `SmallPictures` decodes keyframes only (cheap: one
-picture a second or so), or all frames (a share of a core) when the trigger must see every k-th.
+picture a second or so), or all frames (a share of a core) when the trigger must see every k-th, or keyframes are far apart.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _PARAMETERS: Final[Mapping[str, tuple[int, int, frozenset[int]]]] = {
     "hevc": (0x7E, 1, frozenset({32, 33, 34})),  # H.265 table 7-1: VPS, SPS, PPS
 }
 _HEAD_BYTES: Final = 4096
+KEYFRAME_NS: Final = 1_100_000_000  # a second, and the unevenness of a stream: what passes within it may be missed
 
 
 def parameter_sets(data: bytes, codec: str) -> bytes:
@@ -125,14 +126,16 @@ class SmallPictures:
 
     Args:
         size_px: (width, height) of the pictures.
-        of: "keyframes" decodes those alone; "all" decodes every frame, so that any may be shown.
+        of: "keyframes" decodes those alone; "all" decodes every frame, so that any may be shown; "auto" all from a keyframe on
+            that came more than `KEYFRAME_NS` after the one before it, else those alone.
         max_fps: pictures a second, at most.
     """
 
     def __init__(
-        self, size_px: tuple[int, int], *, of: Literal["keyframes", "all"] = "keyframes", max_fps: float = 5.0
+        self, size_px: tuple[int, int], *, of: Literal["auto", "keyframes", "all"] = "keyframes", max_fps: float = 5.0
     ) -> None:
-        self._size_px, self._all = size_px, of == "all"
+        self._size_px, self._all, self._is_auto = size_px, of == "all", of == "auto"
+        self._keyframe_ns: int | None = None
         self._step_ns = round(1e9 / max_fps)
         self._converter = Converter()
         self._format: StreamFormat | None = None
@@ -142,6 +145,10 @@ class SmallPictures:
         """Return the picture that is due with this frame, uint8 (h, w, 3) RGB, None when none is."""
         if kind != self._format:
             self._format, self._decoder = kind, _Decoder(kind.codec, {"skip_loop_filter": "all"})
+        if is_keyframe:
+            if self._is_auto and self._keyframe_ns is not None:
+                self._all = sensor_ns - self._keyframe_ns > KEYFRAME_NS
+            self._keyframe_ns = sensor_ns
         is_due = sensor_ns >= self._due_ns
         if self._all and kind.codec != "mjpeg":
             found = self._decoder.feed(data, sensor_ns)

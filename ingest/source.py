@@ -223,7 +223,7 @@ def open_camera(
         small_px: (width, height) of the trigger's pictures; None: it does not look, and nothing is decoded.
         size_px: (width, height) to ask a USB camera for.
         fps: frames a second to ask a USB camera for.
-        options: more, by kind. Streams: `small` ("keyframes" or "all": what is decoded for the trigger), `small_fps`,
+        options: more, by kind. Streams: `small` ("auto", "keyframes" or "all": what is decoded for the trigger), `small_fps`,
             `verify_tls`, `stall_s`, `reopen_s`. Pi cameras: see `picam.open_picam`.
 
     Raises:

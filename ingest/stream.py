@@ -288,18 +288,18 @@ def stream_options(given: Mapping[str, Any], small_px: tuple[int, int] | None, s
         is_right = isinstance(value, STREAM_OPTIONS[name]) and isinstance(value, bool) == (name == "verify_tls")
         if not is_right or (isinstance(value, (int, float)) and name != "verify_tls" and value <= 0):
             raise UsageError(f"option {name} = {value!r} of a {scheme} camera; legal: {_LEGAL[name]}")
-    if given.get("small", "keyframes") not in ("keyframes", "all"):
+    if given.get("small", "auto") not in ("auto", "keyframes", "all"):
         raise UsageError(f"option small = {given['small']!r} of a {scheme} camera; legal: {_LEGAL['small']}")
     made = {name: given[name] for name in ("verify_tls", "stall_s", "reopen_s") if name in given}
     if scheme == "v4l2":
         made.pop("verify_tls", None)
     if small_px is not None:
-        made["small"] = SmallPictures(small_px, of=given.get("small", "keyframes"), max_fps=given.get("small_fps", 5.0))
+        made["small"] = SmallPictures(small_px, of=given.get("small", "auto"), max_fps=given.get("small_fps", 5.0))
     return made
 
 
 _LEGAL: Final = {
-    "small": '"keyframes" (cheap) or "all" (a share of a core)', "small_fps": "above 0", "verify_tls": "true or false",
+    "small": '"auto", "keyframes" (cheap) or "all" (a share of a core)', "small_fps": "above 0", "verify_tls": "true or false",
     "stall_s": "seconds, above 0", "reopen_s": "seconds, above 0",
 }  # fmt: skip
 

@@ -14,8 +14,9 @@ from ingest.decoding import SmallPictures
 from ingest.recorder import Recorder
 from ingest.source import EncodedFrame
 from ingest.spool import Spool
+from ingest.stream import stream_options
 from ingest.trigger import TriggerSettings, open_gate
-from tests.ingest.encoded import FORMAT, EncodedCamera, annex_b
+from tests.ingest.encoded import FORMAT, EncodedCamera, annex_b, frames
 
 FPS, START_NS = 10, 7_000_000_000
 MOVES = ((60, 80), (150, 160))  # frames in which a square crosses the picture
@@ -63,3 +64,12 @@ def test_a_stream_cut_by_motion(b_frames: int, tmp_path: Path) -> None:
         assert sidecar.gaps == () and sidecar.trigger == "motion" and sidecar.event["peak"] > 0.5
     n_kept = sum(len(sidecar.sensor_ns) for sidecar in sidecars)
     assert n_kept + sum(row.n_frames for row in gate.take_skipped()) == len(frames) == 200
+
+
+@pytest.mark.parametrize(("gop_s", "n_seen"), [(1.0, 4), (2.0, 13)])
+def test_keyframes_that_are_far_apart_are_not_enough(gop_s: float, n_seen: int) -> None:
+    """By itself a trigger sees the keyframe of each second; where they are rarer, five pictures a second from the next one on."""
+    for small, expected in (("auto", n_seen), ("keyframes", round(4 / gop_s))):
+        made = stream_options({} if small == "auto" else {"small": small}, (64, 48), "rtsp")["small"]
+        found = [made.of(one.data, one.is_keyframe, one.format, one.sensor_ns) for one in frames(40, gop_s=gop_s)]
+        assert sum(rgb is not None for rgb in found) == expected and found[0] is not None
