@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_BUFFER_BYTES = 32 << 20  # 11 pictures of 1280x720, or a minute of H.264 at 4 Mbit/s
 MINUTE_NS = 60_000_000_000
+MAX_MINUTES = 1440  # of frames that were not kept, told apart; those before are summed
 Frame = TypeVar("Frame", SourceFrame, EncodedFrame)
 
 
@@ -76,7 +77,10 @@ class Trigger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """`n_frames` were not kept in minute `minute` (minutes of sensor time since the boot)."""
+    """`n_frames` were not kept in minute `minute` (minutes of sensor time since the boot).
+
+    The first of `MAX_MINUTES` rows may also count the minutes before it: a quiet camera's memory does not grow.
+    """
 
     minute: int
     n_frames: int
@@ -249,6 +253,9 @@ class Gate(Generic[Frame]):
     def _skip(self, frame: Frame) -> None:
         minute = frame.sensor_ns // MINUTE_NS
         self._skipped[minute] = self._skipped.get(minute, 0) + 1
+        if len(self._skipped) > MAX_MINUTES:
+            first, second = sorted(self._skipped)[:2]
+            self._skipped[second] += self._skipped.pop(first)
         self._n_skipped += 1
         self.n_not_kept += 1
 

@@ -20,6 +20,7 @@ from infra.log import Log
 from infra.records import Sidecar
 from ingest import take, wishes
 from ingest.config import RecordingFormat
+from ingest.gate import MINUTE_NS
 from ingest.recorder import Recorded, Recorder
 from ingest.segments import MakeSegment
 from ingest.source import Camera, EncodedSource, Frame, Source, open_camera, open_source, pictures
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ingest.trigger import TriggerSettings
 
 FORMATS: Final[tuple[RecordingFormat, ...]] = ("h264", "png", "jpeg", "raw", "features")
-MAX_MINUTES: Final = 1440  # of frames that were not kept, in one sidecar; older ones are summed
+HOUR_NS: Final = 3_600_000_000_000
 _log = Log("ingest.record")
 
 
@@ -203,6 +204,7 @@ def record(
     recorder = Recorder(
         camera, spool, segment_s=wish.segment_s, gop_s=min(2.0, wish.segment_s), max_segment_bytes=most_bytes,
         label=wish.label, group=wish.recording, make_segment=make, container="mp4" if make is None else "tar", value=value,
+        busy=(heartbeat or Heartbeat(None)).busy,
     )  # fmt: skip
     if wish.trigger is None or wish.trigger.kind == "always":
         return recorder.record(on_clip=on_clip)
@@ -222,9 +224,7 @@ class _Counted:
 
     def __init__(self, event: Event[Any], skipped: Sequence[Skipped]) -> None:
         self._event, self.trigger, self.n_skipped = event, event.trigger, event.n_skipped
-        older, newer = skipped[:-MAX_MINUTES], skipped[-MAX_MINUTES:]
-        rows = [[one.minute, one.n_frames] for one in newer]
-        self._skipped = [[older[-1].minute, sum(one.n_frames for one in older)], *rows] if older else rows
+        self._skipped = [[one.minute, one.n_frames] for one in skipped]
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(self._event)
@@ -234,11 +234,27 @@ class _Counted:
 
 
 def _events(gate: Gate[Any], frames: Iterable[Frame]) -> Iterator[_Counted]:
-    """Yield the events of a camera, each with what was not kept before it."""
-    for event in gate.events(frames):
+    """Yield the events of a camera, each with what was not kept before it; a quiet camera says so once an hour."""
+    for event in gate.events(_telling(gate, frames)):
         yield _Counted(event, gate.take_skipped())
-    for left in gate.take_skipped():
-        _log.info("not_kept", minute=left.minute, n_frames=left.n_frames)
+    left = gate.take_skipped()
+    for one in left[-60:]:
+        _log.info("not_kept", minute=one.minute, n_frames=one.n_frames)
+    if len(left) > 60:
+        _log.info("not_kept_before", minute=left[-60].minute, n_frames=sum(one.n_frames for one in left[:-60]))
+
+
+def _telling(gate: Gate[Any], frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Yield the frames; log at each hour of sensor time how many of it were not kept, whatever becomes of this process."""
+    since_ns, n_told = None, 0
+    for frame in frames:
+        since_ns = frame.sensor_ns if since_ns is None else since_ns
+        if frame.sensor_ns - since_ns >= HOUR_NS:
+            since_ns, n_now = frame.sensor_ns, gate.n_not_kept
+            if n_now > n_told:
+                _log.warning("not_kept_in_an_hour", n_frames=n_now - n_told, until_minute=since_ns // MINUTE_NS)
+            n_told = n_now
+        yield frame
 
 
 def _steps(wish: Wish, *, is_stream: bool, see: Callable[[Frame], None], on_full: Callable[[str], None]) -> list[take.Step]:

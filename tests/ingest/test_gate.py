@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from infra.errors import DeviceError, UsageError
 from infra.picture import Rgb
-from ingest.gate import Event, Gate, Seen, Skipped
+from ingest.gate import MAX_MINUTES, Event, Gate, Seen, Skipped
+from ingest.recording import _telling
 from ingest.source import EncodedFrame, SourceFrame, StreamFormat
 
 SMALL = np.zeros((2, 2, 3), np.uint8)
@@ -74,6 +77,19 @@ def test_pictures_have_pre_roll_and_post_roll() -> None:
     assert event[0].facts() == {"kind": "script", "peak": 0.5, "reason": "at 10", "uncertain": False, "wanted_id": None}
     assert gate.take_skipped() == (Skipped(0, 60 - 6), Skipped(1, 10))
     assert gate.take_skipped() == ()
+
+
+def test_what_a_quiet_camera_did_not_keep_stays_small_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two days without an event: told hour by hour as they pass, a day's minutes kept apart, and none is lost."""
+    told: list[dict[str, int]] = []
+    monkeypatch.setattr("ingest.recording._log", SimpleNamespace(warning=lambda event, **facts: told.append(facts)))
+    gate, n = gate_of(Script({}), pre_roll_s=0), 4 * MAX_MINUTES
+    half_minutes = (replace(frame, sensor_ns=frame.frame_number * 30 * S) for frame in encoded(n, 1))
+    assert list(gate.events(_telling(gate, half_minutes))) == []
+    assert len(told) == 47 and {facts["n_frames"] for facts in told[1:]} == {120}
+    rows = gate.take_skipped()
+    assert len(rows) == MAX_MINUTES and sum(row.n_frames for row in rows) == n == gate.n_not_kept
+    assert rows[-1] == Skipped(2 * MAX_MINUTES - 1, 2) and rows[0] == Skipped(MAX_MINUTES, n - 2 * (MAX_MINUTES - 1))
 
 
 @pytest.mark.parametrize(

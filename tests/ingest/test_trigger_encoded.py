@@ -68,7 +68,7 @@ def test_a_stream_cut_by_motion(b_frames: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("gop_s", "n_seen"), [(1.0, 4), (2.0, 13)])
 def test_keyframes_that_are_far_apart_are_not_enough(gop_s: float, n_seen: int) -> None:
-    """By itself a trigger sees the keyframe of each second; where they are rarer, five pictures a second from the next one on."""
+    """By itself a trigger sees the keyframe of each second; where they are rarer, five pictures a second after the next."""
     for small, expected in (("auto", n_seen), ("keyframes", round(4 / gop_s))):
         made = stream_options({} if small == "auto" else {"small": small}, (64, 48), "rtsp")["small"]
         found = [made.of(one.data, one.is_keyframe, one.format, one.sensor_ns) for one in frames(40, gop_s=gop_s)]
