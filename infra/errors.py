@@ -83,6 +83,10 @@ class StoreBusy(StoreError):
         self.retry_after_s = retry_after_s
 
 
+class QuotaSpent(StoreBusy):
+    """One camera has sent what it may for now: it comes again after `retry_after_s`; others are not meant."""
+
+
 class StoreIncapable(StoreError):
     """The store's self-test showed that it cannot do what this command needs."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
 
 from infra import durable, keys
-from infra.errors import StoreForbidden
+from infra.errors import QuotaSpent, StoreError, StoreForbidden
 from infra.log import Log
 from infra.objects import Destination, ResumeLog, Unfinished
 from ingest.spool import Spool
@@ -29,36 +31,50 @@ class Errands:
 
     def __init__(self, spool: Spool, store: Destination, retry: Retry, host_id: str, keep: bool) -> None:
         self._spool, self._store, self._retry, self._host_id, self._keep = spool, store, retry, host_id, keep
-        self._conflicts: set[str] = set()
+        self._said: set[str] = set()  # keys of documents that cannot arrive
 
-    def documents(self) -> int:
-        """Deliver what waits and return how many arrived."""
-        return self._ledger() + self._health()
+    def documents(self) -> tuple[int, StoreError | None]:
+        """Deliver what waits; return how many arrived, and what the store failed with, if it did.
 
-    def _ledger(self) -> int:
+        One that the store does not take is told once and stays here; the others go on.
+        """
         n_delivered = 0
+        try:
+            for arrived in chain(self._ledger(), self._health()):
+                n_delivered += arrived
+        except StoreError as error:
+            return n_delivered, error
+        return n_delivered, None
+
+    def _ledger(self) -> Iterator[bool]:
         for page in self._spool.ledger_pages():
-            if deliver_document(page.key, page.path, self._store, self._retry):
-                if not self._keep:
-                    self._spool.ledger_delivered(page)
-                n_delivered += 1
-            elif page.key not in self._conflicts:
-                self._conflicts.add(page.key)
-                _log.error("ledger_page_conflict", key=page.key, reason="the store holds another page; ours stays")
-        return n_delivered
+            arrived = self._bring(page.key, page.path)
+            if arrived and not self._keep:
+                self._spool.ledger_delivered(page)
+            yield arrived
 
-    def _health(self) -> int:
-        n_delivered = 0
+    def _health(self) -> Iterator[bool]:
         for path in sorted((self._spool.folder / "health").glob("*/*.json")):
             if durable.is_temporary(path.name) or not path.stem.isdigit():
                 continue
             key = keys.health_key(self._host_id, path.parent.name, int(path.stem))
             with contextlib.suppress(FileNotFoundError):  # the agent keeps a bounded number of them
-                deliver_document(key, path, self._store, self._retry)
-                if not self._keep:
+                arrived = self._bring(key, path, or_another=True)
+                if arrived and not self._keep:
                     durable.remove(path)
-                n_delivered += 1
-        return n_delivered
+                yield arrived
+
+    def _bring(self, key: str, path: Path, *, or_another: bool = False) -> bool:
+        try:
+            if deliver_document(key, path, self._store, self._retry) or or_another:
+                return True
+            reason = "the store holds another document; ours stays"
+        except (StoreForbidden, QuotaSpent) as error:
+            reason = str(error)
+        if key not in self._said:
+            self._said.add(key)
+            _log.error("document_refused", key=key, reason=reason)
+        return False
 
     def sweep(self) -> None:
         """Give up the uploads in parts of clips that wait no more, and those of our cameras that nobody remembers."""

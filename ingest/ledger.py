@@ -4,7 +4,8 @@
     <folder>/<boot_id>/<n>.json            a page: sealed, signed, to be delivered
     <folder>/<boot_id>/<n>.delivered.json  the newest page that the store has; older ones are deleted
 
-Page n is made of `<n>.open.jsonl`, which is removed afterwards; where a crash left both, the page is right. A torn last
+Page n is made of `<n>.open.jsonl`, which is removed afterwards; where a crash left both, the page is right. What is too
+much for one page goes to `<n+1>.open.jsonl` first: it counts once page n is there. A torn last
 line is an entry that never returned: it is dropped. The caller holds the spool's lock meanwhile: one writer at a time.
 """
 
@@ -24,6 +25,7 @@ from infra.log import Log
 from infra.sequence import LedgerEntry, LedgerPage
 
 Sign = Callable[[Mapping[str, Any]], Any]
+MAX_ENTRIES = 4_000  # of one page: about 1 MB; a broker takes 4 MiB
 STATEMENT_EVERY = 64  # numbers given out before a page says so although nothing else is to be told
 _FILE = re.compile(r"(?P<number>\d{8})\.(?P<kind>open\.jsonl|json|delivered\.json)")
 _log = Log("ingest.ledger")
@@ -71,7 +73,7 @@ class Ledger:
             for number, kind, path in self._files(boot_id):
                 if kind != "open.jsonl":
                     yield from self._read(path).entries
-                elif not self._is_sealed(boot_id, number):
+                elif number == self._next_number(boot_id):
                     yield from _lines(path)
 
     def next_seq(self) -> dict[tuple[str, str], int]:
@@ -96,9 +98,13 @@ class Ledger:
             for number, kind, path in files:
                 if kind == "open.jsonl" and self._is_sealed(boot_id, number):
                     durable.remove(path)
-            path = self._open_path(boot_id)
-            entries = tuple(_lines(path)) if path.exists() else ()
-            stated = self._stated(boot_id)
+            while len(entries := self._open_entries(boot_id)) > MAX_ENTRIES:
+                path, number = self._open_path(boot_id), self._next_number(boot_id)
+                rest = b"".join(entry.to_json() + b"\n" for entry in entries[MAX_ENTRIES:])
+                durable.write(path.with_name(f"{number + 1:08d}.open.jsonl"), rest)
+                self._write(boot_id, entries[:MAX_ENTRIES], self._stated(boot_id))
+                durable.remove(path)
+            path, stated = self._open_path(boot_id), self._stated(boot_id)
             ahead = max((seq - stated.get(camera, 0) for camera, seq in numbers.items()), default=0)
             if entries or ahead >= STATEMENT_EVERY or (ahead > 0 and boot_id in finished):
                 self._write(boot_id, entries, stated | numbers)
@@ -154,6 +160,10 @@ class Ledger:
 
     def _open_path(self, boot_id: str) -> Path:
         return self.folder / keys.check_name(boot_id, "boot") / f"{self._next_number(boot_id):08d}.open.jsonl"
+
+    def _open_entries(self, boot_id: str) -> tuple[LedgerEntry, ...]:
+        path = self._open_path(boot_id)
+        return tuple(_lines(path)) if path.exists() else ()
 
     def _stated(self, boot_id: str) -> dict[str, int]:
         newest = self._newest(boot_id)

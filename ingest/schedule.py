@@ -10,6 +10,7 @@ Pure but for the clock that is handed in; threads may share a `RateLimit`, a `Me
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
+from infra import durable
 from infra.clock import Clock
 from infra.errors import SettingsError
 from infra.log import Log
@@ -263,6 +265,7 @@ class Turns:
         self._share, self._credit, self._clock = fresh_share, 0.0, clock
         self._old: deque[str] = deque()
         self._fresh: deque[tuple[str, int]] = deque()  # with the monotonic time at which it was first seen
+        self._aside: dict[str, int] = {}  # until when (monotonic)
         self._seen: set[str] | None = None
         self.was_fresh = False  # the clip that `next` returned last
 
@@ -277,6 +280,10 @@ class Turns:
         else:
             self._fresh.extend((clip_id, now_ns) for clip_id in now if clip_id not in self._seen)
         self._seen = set(now)
+        for clip_id in [clip_id for clip_id, until_ns in self._aside.items() if until_ns <= now_ns]:
+            del self._aside[clip_id]
+            if clip_id in self._seen:
+                self._old.append(clip_id)
 
     def next(self) -> str | None:
         """Return the clip whose turn it is, None if none waits."""
@@ -295,6 +302,13 @@ class Turns:
     def give_back(self, clip_id: str) -> None:
         """Put a clip back that may not go now: it is the next of the old ones."""
         self._old.appendleft(clip_id)
+
+    def set_aside(self, clip_ids: Iterable[str], seconds: float) -> None:
+        """Give clips no turn for so long; then they come after all others."""
+        until_ns = self._clock.mono_ns() + round(seconds * 1e9)
+        self._aside |= dict.fromkeys(clip_ids, until_ns)
+        self._old = deque(clip_id for clip_id in self._old if clip_id not in self._aside)
+        self._fresh = deque(item for item in self._fresh if item[0] not in self._aside)
 
     def put_last(self, clip_ids: Iterable[str]) -> None:
         """Put clips back that could not be delivered: all others have a try before them."""
@@ -345,3 +359,10 @@ def read_spent(path: Path) -> tuple[str, int] | None:
         return str(found["day"]), int(found["n_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def write_spent(path: Path, spent: tuple[str, int], under_way: int) -> None:
+    """Write it down, with what was begun; a full disk costs only this."""
+    day, n_bytes = spent[0], spent[1] + under_way
+    with contextlib.suppress(OSError):
+        durable.write(path, json.dumps({"day": day, "n_bytes": n_bytes}).encode())

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from infra import keys
 from infra.clock import Clock, SystemClock
-from infra.errors import ObjectExists, StoreBusy, StoreError, StoreIncapable
+from infra.errors import ObjectExists, QuotaSpent, StoreBusy, StoreError, StoreForbidden, StoreIncapable
 from infra.log import Log
 from infra.objects import Destination, ResumeLog
 from ingest.spool import SpooledClip, is_intact
@@ -45,12 +45,14 @@ class Retry:
     check: Callable[[], None] = lambda: None
 
     def __call__(self, act: Callable[[], _T], what: str) -> _T:
-        """Do `act` until it succeeds or was tried `max_tries` times; conditions that did not hold are answers, not failures."""
+        """Do `act` until it succeeds or was tried `max_tries` times; what is answered, not failed, is not tried again:
+        a condition that did not hold, a thing that may not be, a camera's quota.
+        """
         pause_s = FIRST_PAUSE_S
         for attempt in range(1, self.max_tries + 1):
             try:
                 return act()
-            except (ObjectExists, StoreIncapable):
+            except (ObjectExists, StoreForbidden, QuotaSpent, StoreIncapable):
                 raise
             except StoreError as error:
                 if attempt == self.max_tries:
@@ -83,8 +85,28 @@ def deliver(clip: SpooledClip, store: Destination, retry: Retry, resume: ResumeL
 
     Raises:
         StoreIncapable: the store keeps other bytes than it was sent.
+        StoreForbidden: the store does not take this clip from this host.
         StoreError: the store could not be reached after all tries; a big clip goes on from there next time.
     """
+    try:
+        return _deliver(clip, store, retry, resume)
+    except OSError as error:
+        if (reason := _unreadable(clip)) is not None:
+            return reason
+        raise StoreError(f"{clip.path}: sending failed here, not at the store: {error}") from error
+
+
+def _unreadable(clip: SpooledClip) -> str | None:
+    """Return why the disk does not give the clip's own files; None where it does: another file was at fault."""
+    try:
+        is_intact(clip)
+        clip.path.with_suffix(".json").read_bytes()
+    except OSError as error:
+        return f"the disk does not give its bytes any more: {error.strerror or error}"
+    return None
+
+
+def _deliver(clip: SpooledClip, store: Destination, retry: Retry, resume: ResumeLog) -> str | None:
     sidecar = clip.sidecar
     if not is_intact(clip):
         return f"the file no longer has the {sidecar.n_bytes} bytes and SHA-256 {sidecar.sha256} that were recorded"

@@ -13,20 +13,19 @@ No decoder, no numpy: a camera host may run this beside anything.
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
-from infra import durable
 from infra.clock import Clock
-from infra.errors import ArtefactError, StoreError, StoreForbidden, StoreIncapable
+from infra.errors import ArtefactError, QuotaSpent, StoreError, StoreForbidden, StoreIncapable
 from infra.log import Log
 from infra.objects import Destination, ResumeLog, require
+from ingest.clerk import Clerk
 from ingest.errands import Errands
-from ingest.schedule import Allowance, Lanes, Meter, RateLimit, Turns, UploadSettings, read_spent
+from ingest.schedule import Allowance, Lanes, Meter, RateLimit, Turns, UploadSettings, read_spent, write_spent
 from ingest.spool import Spool, SpooledClip
 from ingest.transfer import Retry, deliver, resume_path
 from ingest.uplink import Uplink, write_uplink
@@ -37,6 +36,7 @@ UPLINK_EVERY_S = 60.0
 SWEEP_EVERY_S = 86_400.0
 FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0  # between two passes while the store cannot be reached
 FAILURES_END_A_PASS = 2
+FORBIDDEN_END_A_PASS, FORBIDDEN_REST_S = 100, 3600.0  # one after another; a clip that may not go is tried again so late
 END_S = 2.0  # what was under way may hear of a stop so long; it is safe to cut
 _log = Log("ingest.upload")
 
@@ -91,6 +91,8 @@ def upload(
         )
         try:
             uploader.one_pass()
+            if uploader.refused is not None:
+                raise uploader.refused
         except StoreIncapable:
             raise
         except StoreError as error:
@@ -159,7 +161,7 @@ class Uploader:
         self, spool: Spool, store: Destination, settings: UploadSettings, *, retry: Retry | None = None, host_id: str = "host",
         keep: bool = False, on_clip: Callable[[SpooledClip], None] = lambda clip: None, stop: threading.Event | None = None,
     ) -> None:  # fmt: skip
-        self._spool, self._store, self._settings, self._keep, self._on_clip = spool, store, settings, keep, on_clip
+        self._spool, self._store, self._settings, self._on_clip = spool, store, settings, on_clip
         self._stop = stop or threading.Event()
         given = retry or Retry(max_tries=settings.tries)
         self._clock: Clock = given.clock
@@ -171,14 +173,14 @@ class Uploader:
         self._allowance = Allowance(settings.metered_bytes_per_day, self._today, read_spent(self._metered_path))
         self._flights: dict[Future[str | None], _Flight] = {}
         self._pool = ThreadPoolExecutor(settings.connections, thread_name_prefix="upload")
-        self._clerk = ThreadPoolExecutor(1, thread_name_prefix="spool")  # tells the spool while the link works
         self._spool_lock = threading.Lock()
-        self._delivered: list[SpooledClip] = []
-        self._settling: tuple[Future[None], list[SpooledClip]] | None = None
+        self._clerk = Clerk(spool, self._spool_lock, keep, self._count)
         self._tested = False
         self._errands = Errands(spool, store, self._retry, host_id, keep)
         self._due_ns: dict[str, int] = {}
         self._uplink = Uplink()
+        self._told: set[str] = set()  # clips of which it was said why they may not go
+        self.refused: StoreForbidden | QuotaSpent | None = None  # the last such answer
         self.result = Uploaded(n_clips=0, n_bytes=0, n_quarantined=0)
 
     def close(self) -> None:
@@ -186,45 +188,53 @@ class Uploader:
         self._stop.set()
         wait(self._flights, timeout=END_S)
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._clerk.shutdown(wait=True)
+        self._clerk.close()
         for flight in self._flights.values():
             flight.held.close()
         self._remember(at_once=True)
 
     def one_pass(self) -> None:
-        """Deliver everything that waits and comes meanwhile; returns when nothing (more) may go now."""
+        """Deliver everything that waits and comes meanwhile; returns when nothing (more) may go now.
+
+        Clips go first, documents beside and after them. A clip that the store does not take is set aside (`refused`).
+        """
         error: StoreError | None = None
-        failures, refused, n_before = 0, list[str](), self.result.n_clips
+        failures, forbidden, lost, n_before = 0, 0, list[str](), self.result.n_clips
         self._see()
         if self._closed_reason() is not None:
             self._remember()
             return
         self._prepare()
-        self._documents()
         while True:
-            if self._is_due("poll", POLL_S):
+            if polls := self._is_due("poll", POLL_S):
                 self._see()
-                self._documents()
-            if failures < FAILURES_END_A_PASS:
+            if failures < FAILURES_END_A_PASS and forbidden < FORBIDDEN_END_A_PASS:
                 self._fill()
             if not self._flights:
                 break
+            if polls:
+                error = self._documents() or error
             for clip, outcome in self._landed(timeout_s=POLL_S):
-                if isinstance(outcome, StoreError):
+                if isinstance(outcome, StoreForbidden | QuotaSpent):
+                    forbidden += isinstance(outcome, StoreForbidden)
+                    self._set_aside(clip, outcome)
+                elif isinstance(outcome, StoreError):
                     error, failures = outcome, failures + 1
-                    refused.append(clip.sidecar.clip_id)
+                    lost.append(clip.sidecar.clip_id)
                 elif outcome is not None:
                     self._put_aside(clip, outcome)
                 else:
-                    failures = 0
-                    self._delivered.append(clip)
-            self._settle()
+                    failures = forbidden = 0
+                    self._clerk.take(clip)
+            self._clerk.settle()
             self._remember()
         self._lanes.idle()
-        self._settle(all_of_them=True)
-        if self.result.n_clips > n_before and error is None:
-            self._documents(at_once=True)  # how far the numbers went, of clips that have just left
-        self._turns.put_last(refused)
+        self._clerk.settle(all_of_them=True)
+        if error is None:  # of clips that have just left: how far the numbers went
+            error = self._documents(at_once=self.result.n_clips > n_before)
+        self._turns.put_last(lost)
+        if error is None and forbidden >= FORBIDDEN_END_A_PASS:
+            error = self.refused
         if error is not None:
             raise error
 
@@ -303,7 +313,8 @@ class Uploader:
             return self._spool.read(self._spool.clips / f"{clip_id}.json")
         except ArtefactError:
             with self._spool_lock:
-                self._spool.pending(limit=1)  # sets a damaged sidecar aside, with its reason
+                is_aside = self._spool.set_aside_damaged(clip_id)
+            self.result = replace(self.result, n_quarantined=self.result.n_quarantined + is_aside)
             return None
 
     def _on_bytes(self, n_bytes: int) -> None:
@@ -332,33 +343,11 @@ class Uploader:
 
     def _see(self) -> None:
         with self._spool_lock:
-            waiting = self._spool.waiting()
-        self._turns.see(candidate.clip_id for candidate in waiting)
+            self._turns.see(candidate.clip_id for candidate in self._spool.waiting())
 
     def _fill(self) -> None:
         while len(self._flights) < self._lanes.n and self._dispatch():
             pass
-
-    def _settle(self, *, all_of_them: bool = False) -> None:
-        """Tell the spool what the store has, many clips with one commit and beside the link: a card's fsyncs are slow."""
-        while self._delivered or self._settling is not None:
-            if self._settling is not None:
-                future, clips = self._settling
-                if not (all_of_them or future.done()):
-                    return
-                future.result()
-                self._settling = None
-                self._count(clips)
-            if self._delivered:
-                clips, self._delivered = self._delivered, []
-                self._settling = self._clerk.submit(self._forget, clips), clips
-                if not all_of_them:
-                    return
-
-    def _forget(self, clips: list[SpooledClip]) -> None:
-        if not self._keep:
-            with self._spool_lock:
-                self._spool.done(*clips)
 
     def _count(self, clips: list[SpooledClip]) -> None:
         for clip in clips:
@@ -366,10 +355,8 @@ class Uploader:
             self.result = replace(done, n_clips=done.n_clips + 1, n_bytes=done.n_bytes + n_bytes)
             _log.info("delivered", clip_id=clip.sidecar.clip_id, n_bytes=n_bytes)
             self._on_clip(clip)
-        self._uplink = Uplink(
-            last_success_ns=self._clock.now_ns(), bytes_per_s=self._meter.bytes_per_s(),
-            clock_offset_s=self._store.clock_offset_s,
-        )  # fmt: skip
+        now_ns, offset_s = self._clock.now_ns(), self._store.clock_offset_s
+        self._uplink = Uplink(last_success_ns=now_ns, bytes_per_s=self._meter.bytes_per_s(), clock_offset_s=offset_s)
 
     def _put_aside(self, clip: SpooledClip, reason: str) -> None:
         with self._spool_lock:
@@ -377,22 +364,37 @@ class Uploader:
         self.result = replace(self.result, n_quarantined=self.result.n_quarantined + 1)
         self._on_clip(clip)
 
-    def _documents(self, *, at_once: bool = False) -> None:
+    def _set_aside(self, clip: SpooledClip, refusal: StoreForbidden | QuotaSpent) -> None:
+        """Give a clip that the store does not take no turn for a while, or all of a camera that has used up its quota."""
+        clip_id, camera_id = clip.sidecar.clip_id, clip.sidecar.camera_id
+        self.refused = refusal
+        if isinstance(refusal, StoreForbidden):
+            self._turns.set_aside([clip_id], FORBIDDEN_REST_S)
+        else:
+            with self._spool_lock:
+                own = [candidate.clip_id for candidate in self._spool.waiting() if candidate.camera_id == camera_id]
+            self._turns.set_aside([clip_id, *own], refusal.retry_after_s)
+        if clip_id not in self._told:
+            self._told.add(clip_id)
+            _log.warning("clip_refused", clip_id=clip_id, camera_id=camera_id, reason=str(refusal))
+        self.tell(str(refusal))
+
+    def _documents(self, *, at_once: bool = False) -> StoreError | None:
         if self._is_due("documents", DOCUMENTS_EVERY_S) or at_once:
             with self._spool_lock:
-                n_documents = self._errands.documents()
+                n_documents, error = self._errands.documents()
             self.result = replace(self.result, n_documents=self.result.n_documents + n_documents)
+            return error
+        return None
 
     def _remember(self, *, at_once: bool = False) -> None:
         """Write what the next life and the neighbours want to know, once a minute: it must not wear the card."""
-        if not at_once and not self._is_due("uplink", UPLINK_EVERY_S):
-            return
-        with contextlib.suppress(OSError):  # a full disk costs only this
-            write_uplink(self._spool.folder, self._uplink)
-            self._keep_metered(0)
+        if at_once or self._is_due("uplink", UPLINK_EVERY_S):
+            with contextlib.suppress(OSError):  # a full disk costs only this
+                write_uplink(self._spool.folder, self._uplink)
+                self._keep_metered(0)
 
     def _keep_metered(self, under_way: int) -> None:
         """Write down what today has cost, with what was begun: a kill must not forget it."""
         if self._settings.metered_bytes_per_day is not None:
-            day, n_bytes = self._allowance.spent
-            durable.write(self._metered_path, json.dumps({"day": day, "n_bytes": n_bytes + under_way}).encode())
+            write_spent(self._metered_path, self._allowance.spent, under_way)

@@ -67,6 +67,18 @@ class TestPages:
         assert third.number == 2 and third.previous == keys.sha256_hex(second.to_json())
         assert third.next_seq == {"cam1": 6}
 
+    def test_more_than_a_page_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Many entries become several pages in one chain, none too large; only the last says how far numbers went."""
+        monkeypatch.setattr("ingest.ledger.MAX_ENTRIES", 3)
+        ledger = Ledger(tmp_path / "ledger", "pi")
+        ledger.add([entry(seq) for seq in range(8)])
+        ledger.seal({"boot": {"cam1": 8}})
+        pages = read(ledger)
+        assert [[found.seq for found in page.entries] for page in pages] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+        assert [dict(page.next_seq) for page in pages] == [{}, {}, {"cam1": 8}]
+        assert [page.previous for page in pages] == [None, *(keys.sha256_hex(page.to_json()) for page in pages[:2])]
+        assert [found.seq for found in ledger.entries()] == list(range(8))
+
     def test_signed(self, tmp_path: Path) -> None:
         """The host's signature covers everything but itself."""
 
@@ -105,8 +117,9 @@ class TestCrashes:
         ledger.seal({})
         assert [found.seq for found in read(ledger)[0].entries] == [0, 2]
 
-    def test_every_primitive(self, tmp_path: Path) -> None:
+    def test_every_primitive(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A power cut at each primitive of adding, sealing and delivering: no entry lost, none on two pages, chain whole."""
+        monkeypatch.setattr("ingest.ledger.MAX_ENTRIES", 4)
         number = 0
         while True:
             number += 1
@@ -117,8 +130,9 @@ class TestCrashes:
 
             def work(ledger: Ledger, stored: dict[str, bytes], acked: list[int], first: int) -> None:
                 for seq in range(first, first + 3):
-                    ledger.add([entry(seq)])
-                    acked.append(seq)
+                    more = range(100 + 10 * seq, 103 + 10 * seq) if seq % 10 == 1 else ()  # too many for one page
+                    ledger.add([entry(number) for number in (seq, *more)])
+                    acked.extend((seq, *more))
                     if seq % 2:
                         ledger.seal({"boot": {"cam1": seq + 1}}, over=["boot"])
                         for page in ledger.pages():

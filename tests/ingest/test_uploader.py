@@ -57,7 +57,7 @@ def key_of(sidecar: Sidecar) -> str:
 def check_delivered(store: Store, sidecars: list[Sidecar]) -> None:
     """Assert that the store holds exactly these clips, whole, each with its sidecar."""
     expected = {key_of(sidecar) for sidecar in sidecars} | {keys.sidecar_key(key_of(sidecar)) for sidecar in sidecars}
-    assert {stat.key for stat in store.list()} == expected
+    assert {stat.key for stat in store.list("clips/")} == expected
     for sidecar in sidecars:
         assert keys.sha256_hex(store.get(key_of(sidecar))) == sidecar.sha256
         assert Sidecar.from_json(store.get(keys.sidecar_key(key_of(sidecar)))) == sidecar
@@ -301,3 +301,16 @@ def test_exists_is_an_answer() -> None:
     with pytest.raises(ObjectExists):
         Retry(clock=FakeClock())(act, "clip")
     assert len(calls) == 1
+
+
+def test_damaged_in_the_middle(spool: Spool, make_clip: MakeClip) -> None:
+    """A sidecar that rots in the middle of the backlog is put aside and counted, also when a stick is filled."""
+    sidecars = [make_clip(number)[1] for number in range(3)]
+    for number in range(3):
+        spool.adopt(*make_clip(number))
+    (spool.clips / f"{sidecars[1].clip_id}.json").write_bytes(bytes(200))
+    store = MemoryStore()
+    result = upload(spool, store, keep=True, settings=UploadSettings(connections=1))
+    assert (result.n_clips, result.n_quarantined) == (2, 1)
+    assert spool.counts() == {"pending": 2, "quarantined": 1}
+    assert [entry.clip_id for entry in spool.ledger.entries() if entry.kind == "quarantined"] == [sidecars[1].clip_id]
