@@ -13,13 +13,14 @@ Nothing here knows HTTP (serve/fleet_web.py) or waits.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ from serve.registry import Host, Registry
 ASKS_A_SECOND: Final = 20.0  # of one host; a flood beyond is answered before anything is looked up
 ASKS_BURST_S: Final = 10.0
 RETRY_S: Final = 10.0  # where the store does not answer
+COMPLETIONS: Final = 4  # of one host at a time: each takes one of the web server's 40 threads while it copies
 ENROLMENTS_A_SECOND: Final = 0.5  # of all: guessing a code of 78 bits would take longer than the universe is old
 ENROLMENTS_BURST: Final = 10.0
 _log = Log("serve.broker")
@@ -121,7 +123,8 @@ class Broker:
         self._asks = asks_a_second
         self._admission = admission or Admission()
         self._quota = Quota(receiver.store, clock)
-        self._lock, self._completing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._completing: dict[str, str] = {}  # key -> host
         self._seen: dict[str, _Seen] = {}
         self._enrolments = _Bucket(ENROLMENTS_A_SECOND, ENROLMENTS_BURST, ENROLMENTS_BURST, self._now_s())
         self.epoch = secrets.token_hex(8)
@@ -136,7 +139,7 @@ class Broker:
             window_s = self._window_s()
             can = dataclasses.asdict(self._receiver.store.capabilities())
         except CamloopError as error:
-            return self._refused(_Denied(503, "store", str(error), RETRY_S))
+            return self._store_failed(error)
         return self._answer(200, {"window_s": window_s, "capabilities": can})
 
     def enroll(self, body: bytes, signature: str) -> Answer:
@@ -159,7 +162,7 @@ class Broker:
         except UsageError as error:
             return self._refused(_Denied(403, "enrolment", str(error)))
         except (StoreError, ArtefactError) as error:
-            return self._refused(_Denied(503, "store", str(error)))
+            return self._store_failed(error)
         _log.info("enrolled", host_id=host.host_id, cameras=list(host.cameras), key=public_key[:16])
         return self._answer(200, {"host_id": host.host_id, "cameras": list(host.cameras), "window_s": self._window_s()})
 
@@ -177,13 +180,12 @@ class Broker:
             return self._refused(denied)
         except ObjectExists:
             return self._refused(_Denied(409, "exists", "an object lies there: look"))
-        except ObjectMissing as error:
-            return self._refused(_Denied(404, "missing", str(error)))
+        except ObjectMissing:
+            return self._refused(_Denied(404, "missing", "nothing of that is there, or no longer; create it again"))
         except UsageError as error:
             return self._refused(_Denied(400, "malformed", str(error)))
         except (StoreError, ArtefactError) as error:
-            _log.warning("store_failed", error=str(error))
-            return self._refused(_Denied(503, "store", "the broker's store does not answer; try again later"))
+            return self._store_failed(error)
 
     def save(self) -> None:
         """Write the counts of the day to the store; the web app calls this when it ends."""
@@ -266,11 +268,24 @@ class Broker:
         upload = _upload(ask)
         parts = self._receiver.parts(key, upload)
         check_complete(parts, ask.n_bytes or 0)
-        with self._completing:  # one after the other: some stores ignore the condition on a completion, so we look ourselves
+        with self._alone(host, key):  # some stores ignore the condition on a completion: we look ourselves
             if self._receiver.look(key) is not None:
                 raise ObjectExists(key)
             self._receiver.complete(key, upload, parts, sha256=ask.sha256 or "")
         return {"completed": n_parts(ask.n_bytes or 0)}
+
+    @contextlib.contextmanager
+    def _alone(self, host: Host, key: str) -> Iterator[None]:
+        """Let one completion of an object happen at a time, and few of one host: a folder copies the clip. Nobody waits."""
+        with self._lock:
+            if key in self._completing or list(self._completing.values()).count(host.host_id) >= COMPLETIONS:
+                raise _Denied(503, "completing", "this clip is being put together; come again", RETRY_S)
+            self._completing[key] = host.host_id
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._completing[key]
 
     def _abort(self, ask: Ask, host: Host, key: str) -> Mapping[str, Any]:
         self._receiver.abort(key, _upload(ask))
@@ -304,6 +319,11 @@ class Broker:
 
     def _answer(self, status: int, document: Mapping[str, Any]) -> Answer:
         return Answer(status, {**document, "time_ns": self._clock.now_ns(), "epoch": self.epoch})
+
+    def _store_failed(self, error: CamloopError) -> Answer:
+        """Log the cause, which names paths and buckets: only the operator may know them."""
+        _log.warning("store_failed", error=str(error))
+        return self._refused(_Denied(503, "store", "the broker's store does not answer; try again later", RETRY_S))
 
     def _refused(self, denied: _Denied) -> Answer:
         document: dict[str, Any] = {"error": denied.error, "message": denied.message}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import resource
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
@@ -20,20 +21,28 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from infra.errors import CamloopError, ObjectExists, ObjectMissing, StoreError, StoreForbidden, UsageError
 from infra.log import Log
 from infra.objects import Store
-from infra.protocol import MAX_ASK_BYTES, SIGNATURE_HEADER
+from infra.protocol import CHECKSUM_HEADER, MAX_ASK_BYTES, SIGNATURE_HEADER
 from serve.broker import Answer, Broker, body_of
-from serve.receiver import OBJECTS, FolderReceiver
+from serve.receiver import OBJECTS, FolderReceiver, Taken
 
 _READABLE: Final = ("releases/", "wanted/")
+STALL_S: Final = 60.0  # a PUT that brings no byte for so long is over
+HEAD_S: Final = 10.0  # a line on which no request has come by then is closed
+MAX_CONNECTIONS: Final = 4_096
 BUSY_S: Final = 1.0  # how long the answer `busy` is held back
 _PIECE_BYTES: Final = 1 << 20
 _STATUS: Final[tuple[tuple[type[CamloopError], int], ...]] = (
-    (StoreForbidden, 403), (ObjectExists, 412), (ObjectMissing, 404), (UsageError, 404), (StoreError, 503),
+    (Taken, 409), (StoreForbidden, 403), (ObjectExists, 412), (ObjectMissing, 404), (UsageError, 404), (StoreError, 503),
 )  # fmt: skip
+_SAID: Final = {
+    403: "this address is not good for that, or no longer: ask the broker for another", 404: "no such object",
+    409: "this very object is being sent already; wait for it", 412: "an object lies there: look",
+}  # fmt: skip
 _log = Log("serve.broker")
 
 
@@ -113,10 +122,14 @@ async def _received(receiver: FolderReceiver, grant: str, request: Request) -> R
     incoming = None
     try:
         incoming = receiver.begin(grant, int(length) if length.isascii() and length.isdigit() else None)
-        async for piece in request.stream():
-            incoming.write(piece)
+        async with asyncio.timeout(STALL_S) as limit:
+            async for piece in request.stream():
+                incoming.write(piece)
+                limit.reschedule(asyncio.get_running_loop().time() + STALL_S)
         await run_in_threadpool(incoming.finish)
-        return Response(status_code=200)
+        return Response(status_code=200, headers={CHECKSUM_HEADER: incoming.checksum})
+    except TimeoutError:
+        return JSONResponse({"error": "stalled", "message": f"no byte for {STALL_S:g} s"}, 408, {"connection": "close"})
     except CamloopError as error:
         return _refused(error)
     finally:  # also when the line is cut in the middle
@@ -138,16 +151,40 @@ def _sent(answer: Answer) -> Response:
 
 def _refused(error: CamloopError) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    if status >= 500:
-        _log.warning("store_failed", error=str(error))
-    return JSONResponse({"error": type(error).__name__, "message": str(error) if status < 500 else "try again later"}, status)
+    log = _log.warning if status >= 500 else _log.info
+    log("put_refused", status=status, error=str(error))  # which names paths and buckets: only the operator may know them
+    return JSONResponse({"error": type(error).__name__, "message": _SAID.get(status, "try again later")}, status)
+
+
+class _Line(H11Protocol):
+    """A connection that is closed when no request comes on it: uvicorn alone would keep it, and count it, for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_S, self._watch, self)
+
+    def _watch(self, silent_after: object) -> None:
+        """Close what has waited since the last look for the request after the same one, or for the first."""
+        if self.transport.is_closing():
+            return
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        now = None if under_way else (self.cycle or self)
+        if now is not None and now is silent_after:
+            self.transport.close()
+        else:
+            self.loop.call_later(HEAD_S, self._watch, now)
+
+
+def _most_connections() -> int:
+    """Return how many lines may be open: half of what the process may have of files, which each clip needs as well."""
+    return min(MAX_CONNECTIONS, max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
 
 
 def make_server(app: FastAPI, host: str, port: int, *, tls: tuple[str, str] | None = None) -> uvicorn.Server:
     """Return a server for the app, not yet running; `tls` are the files of certificate and key."""
     files: dict[str, Any] = {} if tls is None else {"ssl_certfile": tls[0], "ssl_keyfile": tls[1]}
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False, limit_concurrency=512,
-        timeout_keep_alive=30, **files,
+        app, host=host, port=port, log_level="warning", access_log=False, server_header=False, http=_Line,
+        limit_concurrency=_most_connections(), timeout_keep_alive=15, h11_max_incomplete_event_size=MAX_ASK_BYTES, **files,
     )  # fmt: skip
     return uvicorn.Server(config)

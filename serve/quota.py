@@ -102,14 +102,15 @@ class Quota:
     def _turn_day(self, day: int) -> None:
         if day == self._day:
             return
-        self._day, self._counts = day, {}
-        try:
+        counts: dict[str, _Count] = {}
+        try:  # a store that does not answer leaves the day unread: the next request tries again
             before = json.loads(self._store.get(_key(day)))
-            self._counts = {name: _Count(int(n), int(n_bytes)) for name, (n, n_bytes) in before.items()}
+            counts = {name: _Count(int(n), int(n_bytes)) for name, (n, n_bytes) in before.items()}
         except ObjectMissing:
-            return
+            pass
         except (ValueError, TypeError, AttributeError) as error:
             _log.warning("usage_unreadable", day=day, error=str(error))
+        self._day, self._counts = day, counts
 
 
 def _key(day: int) -> str:

@@ -3,7 +3,8 @@
 `S3Receiver` (infra/s3_receiver.py) signs addresses of the bucket itself: bytes never pass through the broker. `FolderReceiver`
 is for a hobbyist's laptop: the broker's own web server takes the bytes. Its addresses are grants, `/v1/objects/<grant>`, which
 hold key, length, checksum and expiry under the broker's own MAC; whoever has one can put these very bytes under this very key,
-once, and nothing else. A path that a stranger wrote is never looked at.
+once, and nothing else. A path that a stranger wrote is never looked at. One PUT of an object, or of one part of it, runs at a
+time; what all of them announced must fit on the disk, above `FREE_BYTES`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hmac
 import json
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,17 @@ OBJECTS: Final = "/v1/objects/"
 INCOMING: Final = "incoming"  # below the store's folder; every file in it has a temporary name, which readers skip
 STALE_S: Final = 7 * 86_400.0  # parts of an object that nobody completed by then are removed
 N_LOOKED: Final = 1_000
+CAMERA_BYTES: Final = (
+    256 << 20
+)  # announced by the running PUTs of one camera (or one host's documents); a single one may be more
+COMPLETION: Final = 0  # where a part's number stands
+FREE_BYTES: Final = 1 << 30  # the store's disk keeps this much
 _PART: Final = ".tmp-part-"
 _PIECE_BYTES: Final = 1 << 20
+
+
+class Taken(StoreError):
+    """These very bytes are on their way already, over another line."""
 
 
 class Receiver(Protocol):
@@ -93,6 +104,8 @@ class FolderReceiver:
         self._folder = store.path / INCOMING
         self._clock = clock
         self._secret = secrets.token_bytes(32)  # grants end with the process that gave them
+        self._lock = threading.Lock()
+        self._under_way: dict[tuple[str, int | None], int] = {}  # (key, part) -> announced bytes
         self._looked: dict[str, Look] = {}  # hashed once, however often a host asks
 
     def put_address(self, key: str, *, n_bytes: int, sha256: str, expires_s: int) -> Address:
@@ -123,12 +136,12 @@ class FolderReceiver:
         folder = self._parts_folder(key, upload)
         whole = self._temporary()
         try:
-            with self._explained():
-                for part in parts:
-                    with (folder / f"{_PART}{part.number:05d}-{part.sha256}").open("rb") as file:
-                        while piece := file.read(_PIECE_BYTES):
-                            durable.disk.append(whole, piece)
-            self.store.put_file_if_absent(key, whole, sha256=sha256)
+            with self._explained(), self._claimed((key, COMPLETION), 2 * sum(part.n_bytes for part in parts)):
+                found, rotten = _join(folder, parts, whole)
+                durable.remove_all(rotten)
+                if found != sha256:
+                    raise UsageError(f"{len(rotten)} parts rotted; not the announced bytes: create it again, send what lacks")
+                self.store.put_file_if_absent(key, whole, sha256=sha256)
         finally:
             whole.unlink(missing_ok=True)
         self.abort(key, upload)
@@ -167,7 +180,39 @@ class FolderReceiver:
             raise StoreForbidden(f"this address is for {allowed.n_bytes} bytes, not {n_bytes}")
         with self._explained():
             durable.make_dirs(self._folder)
-            return Incoming(self, allowed, self._temporary())
+            self._claim((allowed.key, allowed.part), allowed.n_bytes)
+            try:
+                return Incoming(self, allowed, self._temporary())
+            except OSError:
+                self.release(allowed)
+                raise
+
+    def release(self, grant: Grant) -> None:
+        """Say that the PUT of this grant is over."""
+        with self._lock:
+            self._under_way.pop((grant.key, grant.part), None)
+
+    def _claim(self, name: tuple[str, int | None], n_bytes: int) -> None:
+        camera = "/".join(name[0].split("/")[:2]) + "/"
+        with self._lock:
+            if name in self._under_way:
+                raise Taken("this very object is being sent already; wait for it")
+            mine = [n for (key, part), n in self._under_way.items() if key.startswith(camera) and part != COMPLETION]
+            if mine and name[1] != COMPLETION and sum(mine) + n_bytes > CAMERA_BYTES:
+                raise StoreError(f"{camera} has {sum(mine)} bytes under way; {n_bytes} more come later")
+            free = shutil.disk_usage(self._folder).free - sum(self._under_way.values())
+            if free - n_bytes < FREE_BYTES:
+                raise StoreError(f"store {self.store.url}: {free} bytes free, {FREE_BYTES} are kept; free space on its disk")
+            self._under_way[name] = n_bytes
+
+    @contextlib.contextmanager
+    def _claimed(self, name: tuple[str, int | None], n_bytes: int) -> Iterator[None]:
+        self._claim(name, n_bytes)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way.pop(name, None)
 
     def store_incoming(self, grant: Grant, path: Path) -> None:
         """Give received bytes their place: the object, or a part of it; ObjectExists."""
@@ -227,6 +272,21 @@ class FolderReceiver:
             raise StoreError(f"store {self.store.url}: {error.strerror}; check the folder's disk and rights") from error
 
 
+def _join(folder: Path, parts: list[Part], whole: Path) -> tuple[str, list[Path]]:
+    """Append the parts to `whole`; return its SHA-256, and the parts whose bytes are no more those of their names."""
+    digest, rotten = hashlib.sha256(), []
+    for part in parts:
+        path, of_part = folder / f"{_PART}{part.number:05d}-{part.sha256}", hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                of_part.update(piece)
+                durable.disk.append(whole, piece)
+        if of_part.hexdigest() != part.sha256:
+            rotten.append(path)
+    return digest.hexdigest(), rotten
+
+
 def _upload_of(key: str) -> str:
     return keys.derived_id("upload", key)
 
@@ -244,6 +304,7 @@ class Incoming:
         self._path = path
         self._digest = hashlib.sha256()
         self._n_bytes = 0
+        self._over = False
         self._file: IO[bytes] = path.open("xb")
 
     def write(self, piece: bytes) -> None:
@@ -256,6 +317,11 @@ class Incoming:
             self._file.write(piece)
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}; free space on the store's disk") from error
+
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of what came, in base64."""
+        return base64.b64encode(self._digest.digest()).decode()
 
     def finish(self) -> None:
         """Store what came, if it is what the grant is for.
@@ -277,6 +343,9 @@ class Incoming:
         with contextlib.suppress(OSError):
             self._file.close()
         self._path.unlink(missing_ok=True)
+        if not self._over:
+            self._over = True
+            self._receiver.release(self._grant)
 
 
 def expected_parts(n_bytes: int) -> list[tuple[int, int]]:

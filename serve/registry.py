@@ -42,6 +42,8 @@ _TRIES: Final = 20
 class Host:
     """One camera host. `code_sha256` is set while an invitation is open; `former_keys` still prove old ledger pages.
 
+    `used_code_sha256` is that of the code that `public_key` came with: the device whose answer was lost may ask once more.
+
     `former_cameras` were its own once: its old pages speak of them, but it may write nothing of theirs any more.
     """
 
@@ -51,6 +53,7 @@ class Host:
     former_keys: tuple[str, ...] = ()
     former_cameras: tuple[str, ...] = ()
     code_sha256: str | None = None
+    used_code_sha256: str | None = None
     code_expires_ns: int = 0
     enrolled_ns: int | None = None
     revoked_ns: int | None = None
@@ -202,6 +205,8 @@ class Registry:
     def accept(self, code: str, public_key: str) -> Host:
         """Enrol the host that a code was made for; the code is used up, an older key of the host is worth nothing from now on.
 
+        The same code with the same key again changes nothing and is answered alike: the first answer may have been lost.
+
         Raises:
             UsageError: no such code, used, expired, or a key that is none. The message does not say which.
         """
@@ -212,13 +217,15 @@ class Registry:
         def change(hosts: dict[str, Host]) -> Host:
             now_ns = self._clock.now_ns()
             for host in hosts.values():
+                if host.public_key == public_key and host.used_code_sha256 == hashed and host.revoked_ns is None:
+                    return host
                 if host.code_sha256 is not None and secrets.compare_digest(host.code_sha256, hashed):
                     if host.code_expires_ns <= now_ns:
                         break
                     former = (*host.former_keys, host.public_key) if host.public_key else host.former_keys
                     return dataclasses.replace(
                         host, public_key=public_key, former_keys=former, code_sha256=None, code_expires_ns=0,
-                        enrolled_ns=now_ns, revoked_ns=None,
+                        used_code_sha256=hashed, enrolled_ns=now_ns, revoked_ns=None,
                     )  # fmt: skip
             raise UsageError("this code is not known, was used or has expired; ask for another: camloop fleet enroll HOST")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import pytest
 
 from infra import keys
 from infra.clock import FakeClock
-from infra.errors import ArtefactError, ObjectChanged, StoreIncapable, UsageError
+from infra.errors import ArtefactError, ObjectChanged, ObjectMissing, StoreError, StoreIncapable, UsageError
 from infra.identity import Identity, canonical, open_identity
-from infra.protocol import Ask
+from infra.protocol import Ask, Part
 from infra.store import DirStore, MemoryStore
 from serve.admission import Admission
-from serve.broker import ASKS_A_SECOND, ASKS_BURST_S, Answer, Broker
-from serve.receiver import FolderReceiver
+from serve.broker import ASKS_A_SECOND, ASKS_BURST_S, COMPLETIONS, Answer, Broker
+from serve.receiver import CAMERA_BYTES, FREE_BYTES, FolderReceiver, Taken
 from serve.registry import KEY, Registry, require_conditions
 
 
@@ -75,8 +76,17 @@ class TestEnrolment:
         answer = self.enroll(desk, identity, f" {code.lower().replace('-', ' ')} ")
         assert answer.status == 200 and answer.document["host_id"] == "barn" and answer.document["cameras"] == ["a", "b"]
         assert code.replace("-", "") not in (desk.folder / "store" / KEY).read_text(), "only its hash is kept"
-        for wrong in (code, "ABCD-EFGH-JKMN-PQRS", "", "x" * 65):
+        assert self.enroll(desk, identity, code).document == answer.document, "the first answer may have been lost"
+        assert self.enroll(desk, open_identity(tmp_path / "other", "x"), code).status == 403, "its key is another"
+        for wrong in ("ABCD-EFGH-JKMN-PQRS", "", "x" * 65):
             assert self.enroll(desk, identity, wrong).status == 403
+
+    def test_a_lost_answer_after_a_revocation(self, desk: Desk, tmp_path: Path) -> None:
+        """A host that was revoked gets nothing for its old code."""
+        code, identity = desk.registry.invite("barn", ["a"]), open_identity(tmp_path / "k", "x")
+        assert self.enroll(desk, identity, code).status == 200
+        desk.registry.revoke("barn")
+        assert self.enroll(desk, identity, code).status == 403
 
     def test_expired(self, desk: Desk, tmp_path: Path) -> None:
         """A code ends with its time."""
@@ -191,6 +201,17 @@ class TestQuota:
         desk.broker = desk.fresh_broker()
         assert desk.ask(identity, camera_id="a", clip="new").document["error"] == "quota"
 
+    def test_a_read_that_fails(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A store that does not answer once, when the counts of the day are read, does not make the day begin anew."""
+        identity = desk.host("barn", "a", clips_a_day=1)
+        assert desk.ask(identity, camera_id="a", clip=0).status == 200
+        desk.broker.save()
+        desk.broker = desk.fresh_broker()
+        with monkeypatch.context() as failing:
+            failing.setattr(desk.store, "get", _fail)
+            assert desk.ask(identity, camera_id="a", clip="new").status == 503
+        assert desk.ask(identity, camera_id="a", clip="new").document["error"] == "quota"
+
     def test_documents(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         """Ledger and health pages have a bound of their own."""
         identity = desk.host("barn", "a")
@@ -258,6 +279,109 @@ def test_a_store_that_fails(desk: Desk) -> None:
     desk.store.head = fail  # type: ignore[method-assign]
     answer = desk.ask(identity, camera_id="a", clip=1)
     assert answer.status == 503 and "secret" not in json.dumps(dict(answer.document))
+
+
+def _fail(key: str) -> Any:
+    raise StoreError("disk of the operator, /secret/path: Permission denied")
+
+
+def test_strangers_hear_no_path(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hello, enroll and an upload that is gone name no path, bucket or cause."""
+    identity = desk.host("barn", "a")
+    code = desk.registry.invite("other", ["b"])
+    body = canonical({"code": code, "public_key": identity.public_key})
+
+    def missing(key: str, upload: str) -> Any:
+        raise ObjectMissing("no object in s3://secret")
+
+    monkeypatch.setattr(desk.broker._receiver, "parts", missing)
+    answers = [desk.ask(identity, verb="parts", camera_id="a", clip=1, upload="x")]
+    for name in ("head", "get", "capabilities"):
+        monkeypatch.setattr(desk.store, name, _fail if name != "capabilities" else lambda: _fail(""))
+    desk.clock.advance_s(31)
+    answers += [desk.broker.hello(), desk.broker.enroll(body, identity.sign_request(body))]
+    assert [answer.status for answer in answers] == [404, 503, 503]
+    assert all("secret" not in json.dumps(dict(answer.document)) for answer in answers)
+
+
+def test_completions_do_not_wait_for_one_another(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one clip is put together, the same is answered 503 with a time, another is done; a host has few at once."""
+    barn, yard = desk.host("barn", "a"), desk.host("yard", "b")
+    receiver = desk.broker._receiver
+    monkeypatch.setattr(receiver, "parts", lambda key, upload: [Part(1, 100, "", "0" * 64)])
+    inner: list[Answer] = []
+
+    def complete(key: str, upload: str, parts: list[Part], *, sha256: str) -> None:
+        if not inner:
+            inner.append(desk.ask(barn, verb="complete", camera_id="a", clip=1, upload="x"))
+            inner.append(desk.ask(yard, verb="complete", camera_id="b", clip=2, upload="x"))
+            desk.broker._completing.update({str(n): "barn" for n in range(COMPLETIONS - 1)})
+            inner.append(desk.ask(barn, verb="complete", camera_id="a", clip=3, upload="x"))
+
+    monkeypatch.setattr(receiver, "complete", complete)
+    assert desk.ask(barn, verb="complete", camera_id="a", clip=1, upload="x").status == 200
+    assert [answer.status for answer in inner] == [503, 200, 503] and inner[0].retry_after_s == 10
+    assert desk.ask(yard, verb="complete", camera_id="b", clip=1, upload="x").status == 200
+
+
+def test_a_part_that_rots(desk: Desk) -> None:
+    """A part whose bytes are no more what its name says is removed and asked for again; then it completes."""
+    identity = desk.host("barn", "a")
+    receiver = desk.broker._receiver
+    assert isinstance(receiver, FolderReceiver)
+    data = bytes(100)
+    whole = {"camera_id": "a", "clip_id": keys.sha256_hex(data)[:32], "sha256": keys.sha256_hex(data), "n_bytes": 100}
+    named = whole | {"kind": "clip", "container": "mp4"}
+
+    def send() -> None:
+        answer = desk.ask(identity, verb="part", upload=upload, part=1, part_sha256=keys.sha256_hex(data), **named)
+        incoming = receiver.begin(answer.document["url"].rpartition("/")[2], 100)
+        incoming.write(data)
+        incoming.finish()
+        incoming.abandon()
+
+    upload = desk.ask(identity, verb="create", **named).document["upload"]
+    send()
+    (part,) = (desk.folder / "store" / "incoming" / upload).iterdir()
+    part.write_bytes(b"x" * 100)
+    assert desk.ask(identity, verb="complete", upload=upload, **named).status == 400
+    assert desk.ask(identity, verb="create", **named).document["parts"] == []
+    send()
+    assert desk.ask(identity, verb="complete", upload=upload, **named).status == 200
+
+
+class TestRoom:
+    def grant(self, desk: Desk, identity: Identity, n_bytes: int = 100, **fields: Any) -> str:
+        answer = desk.ask(identity, camera_id="a", n_bytes=n_bytes, **fields)
+        return str(answer.document["url"].rpartition("/")[2])
+
+    def test_one_put_of_an_object(self, desk: Desk) -> None:
+        """However many lines one address is used on, one of them takes bytes; a camera's lines together have a bound."""
+        identity, receiver = desk.host("barn", "a"), desk.broker._receiver
+        assert isinstance(receiver, FolderReceiver)
+        first = receiver.begin(self.grant(desk, identity, clip=1), 100)
+        with pytest.raises(Taken):
+            receiver.begin(self.grant(desk, identity, clip=1), 100)
+        large = self.grant(desk, identity, CAMERA_BYTES, clip=2)
+        with pytest.raises(StoreError, match="under way"):
+            receiver.begin(large, CAMERA_BYTES)
+        assert len(list((desk.folder / "store" / "incoming").iterdir())) == 1
+        first.abandon()
+        first.abandon()
+        receiver.begin(large, CAMERA_BYTES).abandon()
+        receiver.begin(self.grant(desk, identity, clip=1), 100).abandon()
+
+    def test_the_disk_keeps_some_room(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is announced and would leave too little of the disk is refused before its first byte."""
+        identity, receiver = desk.host("barn", "a"), desk.broker._receiver
+        assert isinstance(receiver, FolderReceiver)
+        usage = shutil._ntuple_diskusage(1 << 40, 0, FREE_BYTES + 150)
+        monkeypatch.setattr("serve.receiver.shutil.disk_usage", lambda path: usage)
+        first = receiver.begin(self.grant(desk, identity, clip=1), 100)
+        with pytest.raises(StoreError, match="are kept"):
+            receiver.begin(self.grant(desk, identity, clip=2), 100)
+        first.abandon()
+        receiver.begin(self.grant(desk, identity, clip=2), 100).abandon()
 
 
 def test_the_key_is_the_brokers(desk: Desk) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -77,8 +78,9 @@ def test_enrolled_by_the_wire(running: RunningBroker, tmp_path: Path) -> None:
     assert read_enrolled(folder) is None
     enrolled = enroll(running.url, folder, open_identity(folder, "new"), code)
     assert enrolled == read_enrolled(folder) and (enrolled.host_id, enrolled.cameras) == ("barn", ("cam",))
+    assert enroll(running.url, folder, open_identity(folder, "new"), code) == enrolled, "the answer may have been lost"
     with pytest.raises(StoreForbidden, match="not known, was used or has expired"):
-        enroll(running.url, folder, open_identity(folder, "new"), code)
+        enroll(running.url, tmp_path / "other", open_identity(tmp_path / "other", "new"), code)
     path, sha256, key = a_file(tmp_path, 1000, f"enrolled {running.url}")
     made = open_broker_store(running.url, open_identity(folder, "barn"))
     require(made, "put_if_absent")
@@ -196,6 +198,38 @@ def test_a_host_that_hangs_up(tmp_path: Path) -> None:
         line.close()
         _until(lambda: not any(incoming.iterdir()))
         assert running.store.head(key) is None
+
+
+def test_silent_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines on which nobody asks are closed, also after a first request, and shut nobody else out; a stalled PUT ends."""
+    monkeypatch.setattr("serve.fleet_web.HEAD_S", 0.2)
+    monkeypatch.setattr("serve.fleet_web.STALL_S", 0.5)
+    monkeypatch.setattr("serve.fleet_web._most_connections", lambda: 8)
+    with running_broker(DirStore(tmp_path / "store")) as running, contextlib.ExitStack() as lines:
+        address = ("127.0.0.1", urlsplit(running.url).port)
+        silent = [lines.enter_context(socket.create_connection(address, timeout=10)) for _ in range(20)]
+        silent[0].sendall(b"GET /v1/hel")
+        silent[1].sendall(b"GET /v1/hello HTTP/1.1\r\nhost: x\r\n\r\nGET")
+        for line in silent:
+            while line.recv(10_000):
+                pass
+        _, made = running.host(tmp_path, "barn", ["cam"])
+        path, sha256, key = a_file(tmp_path, 1000, "stalled")
+        answer = made._ask("put", key, n_bytes=1000, sha256=sha256)
+        stalled = http.client.HTTPConnection(*address, timeout=10)
+        lines.callback(stalled.close)
+        stalled.putrequest("PUT", answer["url"])
+        stalled.putheader("Content-Length", "1000")
+        stalled.endheaders()
+        incoming = tmp_path / "store" / "incoming"
+        _until(lambda: incoming.is_dir() and any(incoming.iterdir()))
+        again = http.client.HTTPConnection(*address, timeout=10)
+        lines.callback(again.close)
+        again.request("PUT", answer["url"], path.read_bytes())
+        refused = again.getresponse()
+        assert refused.status == 409 and str(tmp_path) not in refused.read().decode()
+        assert stalled.getresponse().status == 408
+        assert made.put_file_if_absent(key, path, sha256=sha256).n_bytes == 1000
 
 
 def test_what_may_be_read(running: RunningBroker, tmp_path: Path) -> None:
