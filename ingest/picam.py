@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from infra.clock import Clock, SystemClock, is_synchronised
 from infra.keys import check_name, new_id
@@ -165,7 +165,9 @@ class PiPictures:
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the pictures at the rate that was asked for, however much faster the camera has to film for that."""
         settings, filmed = self._device.settings, self._filmed()
-        return thinned(filmed, settings.fps) if self._device.film_us < settings.frame_us - 1 else filmed
+        if self._device.film_us >= settings.frame_us - 1:
+            return filmed
+        return cast("Iterator[SourceFrame]", thinned(filmed, settings.fps))
 
     def _filmed(self) -> Iterator[SourceFrame]:
         device, last_checked_ns = self._device, 0

@@ -186,9 +186,8 @@ def record(
         DeviceError: disk or camera failed; the clips before are safe.
     """
     near: list[take.Step] = [partial(take.paced, clock=clock)] if wish.realtime else []
-    near.append(stop.frames)  # its waiting may be ended by a signal, whatever it waits for
-    if heartbeat is not None:
-        near.append(heartbeat.watch)
+    heartbeat = heartbeat or Heartbeat(None)
+    near += [stop.frames, heartbeat.watch]  # a signal may end the waiting, whatever it waits for
     camera = take.taken(source, *near)
     if wish.privacy is not None:
         from ingest.privacy import private
@@ -204,7 +203,7 @@ def record(
     recorder = Recorder(
         camera, spool, segment_s=wish.segment_s, gop_s=min(2.0, wish.segment_s), max_segment_bytes=most_bytes,
         label=wish.label, group=wish.recording, make_segment=make, container="mp4" if make is None else "tar", value=value,
-        busy=(heartbeat or Heartbeat(None)).busy,
+        busy=heartbeat.busy,
     )  # fmt: skip
     if wish.trigger is None or wish.trigger.kind == "always":
         return recorder.record(on_clip=on_clip)
@@ -214,8 +213,7 @@ def record(
         wish.trigger, camera, latitude=wish.latitude, longitude=wish.longitude,
         wishes=lambda: wishes.read(spool.folder, clock),
     )  # fmt: skip
-    if heartbeat is not None:
-        heartbeat.skipped = lambda: gate.n_not_kept
+    heartbeat.skipped = lambda: gate.n_not_kept
     return recorder.record_events(_events(gate, camera), on_clip=on_clip)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_what_a_quiet_camera_did_not_keep_stays_small_and_is_told(monkeypatch: p
     monkeypatch.setattr("ingest.recording._log", SimpleNamespace(warning=lambda event, **facts: told.append(facts)))
     gate, n = gate_of(Script({}), pre_roll_s=0), 4 * MAX_MINUTES
     half_minutes = (replace(frame, sensor_ns=frame.frame_number * 30 * S) for frame in encoded(n, 1))
-    assert list(gate.events(_telling(gate, half_minutes))) == []
+    assert list(gate.events(cast("Iterator[EncodedFrame]", _telling(gate, half_minutes)))) == []
     assert len(told) == 47 and {facts["n_frames"] for facts in told[1:]} == {120}
     rows = gate.take_skipped()
     assert len(rows) == MAX_MINUTES and sum(row.n_frames for row in rows) == n == gate.n_not_kept

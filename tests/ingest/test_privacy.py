@@ -123,7 +123,7 @@ def test_boxes_hold() -> None:
     privacy = Privacy(policy(hold_frames=0, delay_frames=3, margin=0.2), finder=Blinks())
     assert [shows_face(frame.rgb) for frame in privacy.frames(frames(20))] == [False] * 19 + [True]  # it ends unseen
     every = Privacy(policy(hold_frames=3, margin=0.2, every=3), finder=(finder := Knows()))
-    finder.find = lambda rgb, names, score: [FoundBox("person", 0.9, *face_of(rgb))]  # type: ignore[method-assign]
+    finder.find = lambda rgb, names, score: [FoundBox("person", 0.9, *face_of(rgb))]  # type: ignore[method-assign,assignment]
     assert not any(shows_face(frame.rgb) for frame in every.frames(frames(20)))
 
 
@@ -179,9 +179,8 @@ def test_a_look_that_failed_stays_due() -> None:
         list(privacy.frames(frames(50)))
     assert privacy.n_passed == 0 and privacy.n_withheld == 3
     slow = threading.Event()
-    privacy = Privacy(
-        policy(every=2, failures_in_a_row=3, timeout_s=0.02), finder=Knows(lambda number: slow.wait(5) and None)
-    )
+    late = Knows(lambda number: raises(OSError("late")) if slow.wait(5) else None)
+    privacy = Privacy(policy(every=2, failures_in_a_row=3, timeout_s=0.02), finder=late)
     with pytest.raises(DeviceError, match=r"3 pictures in a row were withheld"):
         list(privacy.frames(frames(50)))
     slow.set()
