@@ -166,7 +166,10 @@ def _opened(path: Path, busy: Callable[[], None]) -> tuple[list[tarfile.TarInfo]
     """Return the members of a tar and what its `camloop.json` says."""
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [member for member in tar if busy() is None]
+            members = []
+            for member in tar:
+                members.append(member)
+                busy()
             listed = next((member for member in members if member.name == INDEX_NAME), None)
             source = None if listed is None or listed.size > MAX_INDEX_BYTES else tar.extractfile(listed)
             if source is None:

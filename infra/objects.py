@@ -242,9 +242,10 @@ def check_range(start: int, stop: int) -> None:
 
 
 def file_sha256(path: Path, busy: Callable[[], None] = lambda: None) -> str:
-    """Return the SHA-256 of a file as 64 hex digits, reading it in pieces; `busy` is called before each."""
+    """Return the SHA-256 of a file as 64 hex digits, reading it in pieces; `busy` is called after each."""
     digest, piece = hashlib.sha256(), bytearray(_PIECE_BYTES)
     with path.open("rb", buffering=0) as file:
-        while n_bytes := (busy(), file.readinto(piece))[1]:
+        while n_bytes := file.readinto(piece):
             digest.update(memoryview(piece)[:n_bytes])
+            busy()
     return digest.hexdigest()

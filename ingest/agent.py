@@ -38,6 +38,7 @@ KEPT_HEALTH_DOCUMENTS = 2016  # a week of one in five minutes: what an outage ma
 KEPT_ERRORS = 5
 KEEP_EVERY_S = 3600.0
 UPLOADER = "uploader"
+UPLOADER_STALL_S = 900.0  # no turn, no byte and no answer; its longest rest takes half of that
 _FRAMES_UNTIL_STALL = 4  # a time-lapse camera is not stalled between two frames
 _log = Log("ingest.agent")
 
@@ -106,8 +107,8 @@ class Agent:
         )  # fmt: skip
 
     def _uploader(self, command: Sequence[str]) -> Child:
-        watch = Watch(clock=self._clock, stall_s=None, longest_pause_s=60.0)
-        argv = [*command, "upload", str(self._config.spool), "--watch", "--quiet"]
+        watch = Watch(clock=self._clock, stall_s=UPLOADER_STALL_S, films=False, longest_pause_s=60.0)
+        argv = [*command, "upload", str(self._config.spool), "--watch", "--heartbeat-fd", HEARTBEAT, "--quiet"]
         for folder in self._config.outbox:
             argv += ["--outbox", str(folder)]
         return Child(

@@ -21,6 +21,7 @@ from ingest.spool import Spool
 from ingest.transfer import Retry
 from ingest.uploader import Uploaded, watch
 from ingest.uploader import upload as deliver
+from ingest.watchdog import Heartbeat
 from ingest.wishes import pull_quietly
 
 LAST_WORD_S = 0.5
@@ -42,6 +43,7 @@ def upload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="wait for more clips until stopped: what the agent runs")
     parser.add_argument("--to", type=Path, metavar="DIR", help="copy to a memory card or stick instead of the store")
     parser.add_argument("--free", action="store_true", help="with --to: delete here what was read back from the stick")
+    parser.add_argument("--heartbeat-fd", type=int, help=argparse.SUPPRESS)
     parser.epilog = f"{parser.epilog or ''}\n\n{STICK}"
     parser.set_defaults(run=_upload)
 
@@ -62,7 +64,8 @@ def _upload(arguments: argparse.Namespace, context: Context) -> int:
         if store is None:
             store = context.store
         if arguments.watch:
-            return _watch(spool, store, settings, host_id, context.clock, arguments.outbox)
+            heartbeat = Heartbeat(arguments.heartbeat_fd, context.clock)
+            return _watch(spool, store, settings, host_id, context.clock, arguments.outbox, heartbeat)
         retry = Retry(max_tries=1 if arguments.to else settings.tries, clock=context.clock)
         with context.out.progress(spool.counts().get("pending", 0), "uploading") as task:
             result = deliver(
@@ -101,8 +104,24 @@ def _stick(folder: Path) -> Destination:
     return DirStore(folder)
 
 
-def _watch(spool: Spool, store: Destination, settings: UploadSettings, host_id: str, clock: Clock, outboxes: list[Path]) -> int:
-    stop, next_ns = threading.Event(), clock.mono_ns()
+class _Stop(threading.Event):
+    """Says whether to stop. It is asked in each turn, before each rest and as bytes go: to ask is a sign of life."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        super().__init__()
+        self._heartbeat = heartbeat
+
+    def is_set(self) -> bool:
+        """Return whether to stop."""
+        self._heartbeat.busy()
+        return super().is_set()
+
+
+def _watch(
+    spool: Spool, store: Destination, settings: UploadSettings, host_id: str, clock: Clock, outboxes: list[Path],
+    heartbeat: Heartbeat,
+) -> int:  # fmt: skip
+    stop, next_ns = _Stop(heartbeat), clock.mono_ns()
 
     def now_and_then() -> None:
         nonlocal next_ns

@@ -137,7 +137,10 @@ def _count_packets(path: Path, busy: Busy) -> int:
     from infra.reader import demux, opened
 
     with opened(path) as (container, stream):
-        return sum(busy() is None for _ in demux(container, stream, path))
+        n_packets = 0
+        for n_packets, _ in enumerate(demux(container, stream, path), start=1):
+            busy()
+        return n_packets
 
 
 def _salvage_mp4(path: Path, busy: Busy) -> tuple[int, ...]:

@@ -149,7 +149,8 @@ class Supervisor:
             if child.process is not None and child.watch.is_stalled() and not self._waits_for_disk(child):
                 child.watch.stalled()
                 if child._repeats.is_news(f"stalled: {child.watch.last_error}"):
-                    _log.warning("camera_stalled", name=child.name, reason=child.watch.last_error, pid=child.process.pid)
+                    what = "camera_stalled" if child.watch.films else "child_stalled"
+                    _log.warning(what, name=child.name, reason=child.watch.last_error, pid=child.process.pid)
                 self._kill(child)
 
     def _waits_for_disk(self, child: Child) -> bool:

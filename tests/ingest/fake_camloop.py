@@ -11,12 +11,18 @@ import sys
 import time
 from pathlib import Path
 
+from ingest.watchdog import Heartbeat
+
 
 def main() -> None:
     verb, *rest = sys.argv[1:]
     if verb == "upload":
         with Path(rest[0], "uploader.starts").open("a") as file:
             file.write("started\n")
+        heartbeat = Heartbeat(int(rest[rest.index("--heartbeat-fd") + 1]))
+        while not Path(rest[0], "uploader.hangs").exists():
+            heartbeat.busy()
+            time.sleep(0.1)
         time.sleep(1000)
     camera, spool, fd = (rest[rest.index(name) + 1] for name in ("--camera-table", "--spool", "--heartbeat-fd"))
     fake = Path(__file__).with_name("fake_recorder.py")

@@ -96,6 +96,18 @@ def starts(spool: Path, name: str) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+def test_an_uploader_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An uploader that gives no sign of life is killed and started again, and the cameras are not touched."""
+    monkeypatch.setattr(agent_module, "UPLOADER_STALL_S", 1.0)
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    (spool / "uploader.hangs").touch()
+    again = lambda state: starts(spool, "uploader") >= 2 and state["cameras"][0]["fps"]  # noqa: E731
+    state = run_until(make(tmp_path, "fine"), spool, again)
+    assert "no sign of life for 1 s" in (state["uploader"]["last_error"] or "")
+    assert [camera["n_restarts"] for camera in state["cameras"]] == [0, 0]
+
+
 def test_a_broken_camera_beside_a_good_one(tmp_path: Path) -> None:
     """The good one is never disturbed; the state, the errors and the health documents tell of the broken one."""
     spool = tmp_path / "spool"

@@ -36,6 +36,9 @@ class Refusing(Spool):
     error: OSError = OSError(errno.EMFILE, "Too many open files")
     n_failures = 10**9
 
+    def __enter__(self) -> Refusing:
+        return self
+
     def adopt(self, path: Path, sidecar: Sidecar, *, value: float | None = None) -> bool:
         if self.n_failures:
             self.n_failures -= 1

@@ -36,6 +36,7 @@ from ingest.spool import Spool
 from ingest.transfer import Retry, resume_path
 from ingest.uplink import read_uplink
 from ingest.uploader import Uploader, upload, watch
+from ingest.watchdog import Heartbeat, read_beats
 
 MakeClip = Callable[..., tuple[Path, Sidecar]]
 NIGHT = UploadSettings(hours=("22:00-06:00",), zone="UTC")
@@ -66,6 +67,23 @@ def run_command(*argv: str) -> tuple[int, dict[str, object]]:
 
 
 class TestWatch:
+    def test_signs_of_life(self, spool: Spool, make_clip: MakeClip) -> None:
+        """An uploader says in its turns and between its bytes that it is alive."""
+        reading, writing = os.pipe2(os.O_NONBLOCK)
+        clock = FakeClock()
+        stop, store = cli_upload._Stop(Heartbeat(writing, clock)), MemoryStore()
+        fill(spool, make_clip, 0)
+
+        def after_a_pass() -> None:
+            clock.advance_s(60)
+            stop.set()
+
+        watch(spool, store, settings=UploadSettings(), host_id="pi", stop=stop, between=after_a_pass, poll_s=0)
+        beats, _ = read_beats(os.read(reading, 1 << 16))
+        assert len(beats) >= 2 and all(beat.is_busy for beat in beats) and len(stored(store)) == 1
+        for fd in (reading, writing):
+            os.close(fd)
+
     def test_clips_that_come(self, spool: Spool, make_clip: MakeClip) -> None:
         """What is adopted while it runs arrives within seconds; an outage only rests it; a stop ends it."""
 
