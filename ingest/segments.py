@@ -138,7 +138,8 @@ def _count_packets(path: Path, busy: Busy) -> int:
 
     with opened(path) as (container, stream):
         n_packets = 0
-        for n_packets, _ in enumerate(demux(container, stream, path), start=1):
+        for _ in demux(container, stream, path):
+            n_packets += 1
             busy()
         return n_packets
 
