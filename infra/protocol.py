@@ -27,6 +27,7 @@ from infra.errors import UsageError
 from infra.identity import canonical
 
 SIGNATURE_HEADER: Final = "camloop-signature"
+CHECKSUM_HEADER: Final = "x-amz-checksum-sha256"  # of the answer to a PUT, base64: S3's own name, a folder's broker uses it too
 MAX_ASK_BYTES: Final = 16 << 10
 WINDOW_S: Final = 300.0  # how far a sequence number may lie from the broker's clock
 ADDRESS_S: Final = 600  # how long an address is good: ten minutes

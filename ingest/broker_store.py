@@ -22,28 +22,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from infra.clock import Clock, SystemClock
-from infra.errors import (
-    ObjectExists,
-    ObjectMissing,
-    StoreBusy,
-    StoreError,
-    StoreForbidden,
-    UsageError,
-)
+from infra.errors import ObjectExists, ObjectMissing, QuotaSpent, StoreBusy, StoreError, StoreForbidden, UsageError
 from infra.identity import Identity
-from infra.objects import Capabilities, ResumeLog, Stat, Unfinished, check_readable
-from infra.protocol import (
-    Ask,
-    Lane,
-    Look,
-    Part,
-    n_parts,
-    named_by,
-    part_span,
-)
+from infra.objects import Capabilities, ResumeLog, Stat, Unfinished, UploadNote, check_readable
+from infra.protocol import Ask, Lane, Look, Part, n_parts, named_by, part_bytes, part_span
 from infra.s3_parts import Body
-from ingest.broker_wire import Wire, said
-from ingest.pace import Pace
+from ingest.broker_wire import Put, Wire, address_of, said, understood
+from ingest.pace import LONGEST_TURN_S, Pace
 
 MULTIPART_BYTES: Final = 16 << 20  # larger files go in parts
 PATIENCE_S: Final = 900.0  # how long one clip waits for its turn before the caller hears of it
@@ -128,7 +113,8 @@ class BrokerStore:
 
     def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
         look = self._look(key)
-        return look is not None and _is_file(look, path, sha256)
+        with understood(self.url):
+            return look is not None and _is_file(look, path, sha256)
 
     def head(self, key: str) -> Stat | None:
         """Return size and version of one of this host's own objects, None if there is none."""
@@ -137,7 +123,9 @@ class BrokerStore:
 
     def get(self, key: str) -> bytes:
         """Return a wish or a piece of a release: all that a broker lets a host read."""
-        status, data = self._wire.fetch("GET", check_readable(key))
+        check_readable(key)
+        self._wait(None, self._now_s())
+        status, data = self._wire.fetch("GET", key)
         if status == 404:
             raise ObjectMissing(f"no object {key!r} behind {self.url}, or none that a camera host may read")
         if status != 200:
@@ -148,10 +136,13 @@ class BrokerStore:
         """Yield the wishes; nothing else can be listed."""
         if prefix != "wanted/":
             raise StoreForbidden(f"broker {self.url}: a camera host may not list {prefix!r}; legal: wanted/")
+        self._wait(None, self._now_s())
         status, document = self._wire.get("wanted/")
         if status != 200:
             raise StoreError(f"broker {self.url}: wanted/: {said(document)}")
-        for name in document["wanted"]:
+        with understood(self.url):
+            names = [str(name) for name in document["wanted"]]
+        for name in names:
             yield Stat(f"wanted/{name}", 0, "", 0)
 
     def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
@@ -164,23 +155,33 @@ class BrokerStore:
 
     def _put(self, key: str, n_bytes: int, sha256: str, body: Any) -> Stat:
         for _ in range(2):
-            answer = self._ask("put", key, n_bytes=n_bytes, sha256=sha256)
+            url, headers = self._addressed("put", key, n_bytes=n_bytes, sha256=sha256)
             with body() as sending:
-                status = self._wire.put(answer["url"], answer["headers"], sending)
-            if status == 200:
-                checked = "sha256" if self.capabilities().checksum_verified else ""
+                put = self._wire.put(url, headers, sending)
+            if put.status == 200 and put.is_a_stores:
+                proves = self.capabilities().checksum_verified
+                if proves and not put.proves(sha256) and self._look(key) is None:
+                    break  # that was not the store
+                checked = "sha256" if proves and put.proves(sha256) else ""
                 return Stat(key, n_bytes, "", self._server_ns(), checked)
-            if status == 412:
+            if put.status == 412:
                 raise ObjectExists(f"object {key!r} exists behind {self.url}")
-            if status != 403:  # 403: the address has expired meanwhile, or the broker was started again
+            if put.status != 403:  # 403: the address has expired meanwhile, or the broker was started again
                 break
-        raise StoreError(f"broker {self.url}: {key!r}: its store answered {status}; try again later")
+        raise StoreError(f"broker {self.url}: {key!r}: {_odd(put)}; try again later")
 
     def _put_parts(self, key: str, path: Path, n_bytes: int, sha256: str, resume: ResumeLog | None) -> Stat:
         whole = {"n_bytes": n_bytes, "sha256": sha256}
-        created = self._ask("create", key, **whole)
-        upload = str(created["upload"])
-        have = {part.number: part for part in _parts(created)}
+        upload, have = self._created(key, whole)
+        if any(number > n_parts(n_bytes) for number in have):  # never to be completed
+            self.abandon(key, upload)
+            upload, have = self._created(key, whole)
+        size = part_bytes(n_bytes)
+        note = UploadNote(
+            url=self.url, key=key, upload_id=upload, token="", sha256=sha256, n_bytes=n_bytes, part_bytes=size
+        )  # fmt: skip
+        if resume is not None and resume.load() != note:  # so that it can be given up; what has arrived the broker says
+            resume.save(note)
         for number in range(1, n_parts(n_bytes) + 1):
             start, stop = part_span(n_bytes, number)
             digest = _digests(path, start, stop)
@@ -188,7 +189,19 @@ class BrokerStore:
                 continue
             self._send_part(key, path, upload, number, digest, whole, resume)
         self._ask("complete", key, upload=upload, **whole)
+        if resume is not None:
+            resume.clear()
         return Stat(key, n_bytes, "", self._server_ns())
+
+    def _created(self, key: str, whole: Mapping[str, Any]) -> tuple[str, dict[int, Part]]:
+        answer = self._ask("create", key, **whole)
+        with understood(self.url):
+            return str(answer["upload"]), {part.number: part for part in _parts(answer)}
+
+    def _addressed(self, verb: str, key: str, **more: Any) -> tuple[str, dict[str, str]]:
+        answer = self._ask(verb, key, **more)
+        with understood(self.url):
+            return address_of(answer)
 
     def _send_part(
         self, key: str, path: Path, upload: str, number: int, digest: _Digests, whole: Mapping[str, Any],
@@ -196,15 +209,15 @@ class BrokerStore:
     ) -> None:  # fmt: skip
         start, stop = part_span(whole["n_bytes"], number)
         for attempt in range(1, _PART_TRIES + 1):
-            answer = self._ask("part", key, upload=upload, part=number, part_sha256=digest.sha256, **whole)
+            url, headers = self._addressed("part", key, upload=upload, part=number, part_sha256=digest.sha256, **whole)
             try:
                 with Body(path, start, stop - start, digest.sha256, None if resume is None else resume.on_bytes) as body:
-                    status = self._wire.put(answer["url"], answer["headers"], body)
-                if status == 200:
+                    put = self._wire.put(url, headers, body)
+                if put.status == 200 and put.is_a_stores:
                     if resume is not None:
                         resume.stored(stop - start)
                     return
-                error = StoreError(f"broker {self.url}: part {number} of {key!r}: its store answered {status}")
+                error = StoreError(f"broker {self.url}: part {number} of {key!r}: {_odd(put)}")
             except StoreError as lost:
                 error = lost
             if attempt == _PART_TRIES:
@@ -212,8 +225,10 @@ class BrokerStore:
             self._clock.sleep_s(self.pace.failed(self._now_s()))
 
     def _look(self, key: str) -> Look | None:
-        found = self._ask("look", key)["found"]
-        return None if found is None else Look(int(found["n_bytes"]), found["checksum"], str(found["etag"]))
+        answer = self._ask("look", key)
+        with understood(self.url):
+            found = answer["found"]
+            return None if found is None else Look(int(found["n_bytes"]), found["checksum"], str(found["etag"]))
 
     def _ask(self, verb: str, key: str, **more: Any) -> dict[str, Any]:
         """Ask until the broker answers what was asked; wait for a turn; sign again where it says so."""
@@ -237,18 +252,22 @@ class BrokerStore:
             self._heard(status, answer)
             if status == 200:
                 if lane is not None:
-                    self.pace.told(self._now_s(), float(answer.get("after_s", 0.0)), lane)
+                    self.pace.told(self._now_s(), self._after_s(answer, 0.0), lane)
                 return answer
             error = answer.get("error")
+            if error == "quota":  # one camera's: the host's others do not wait for it
+                raise QuotaSpent(f"broker {self.url}: {said(answer)}", self._after_s(answer, LONGEST_TURN_S))
             if status == 429:
-                self.pace.told(self._now_s(), float(answer.get("after_s", 1.0)), lane)
-                if error == "quota":
-                    raise StoreBusy(f"broker {self.url}: {said(answer)}", float(answer.get("after_s", 0.0)))
+                self.pace.told(self._now_s(), self._after_s(answer, 1.0), lane)
                 continue
             signed += 1
             if error in _FRESH_STATES and signed < _ASK_TRIES:
                 continue
             raise self._refusal(status, key, answer)
+
+    def _after_s(self, answer: Mapping[str, Any], otherwise: float) -> float:
+        with understood(self.url):
+            return float(answer.get("after_s", otherwise))
 
     def _refusal(self, status: int, key: str, answer: Mapping[str, Any]) -> StoreError | UsageError:
         message = f"broker {self.url}: {key!r}: {said(answer)}"
@@ -272,6 +291,7 @@ class BrokerStore:
         self._clock.sleep_s(due_s)
 
     def _hello(self) -> None:
+        self._wait(None, self._now_s())
         try:
             status, answer = self._wire.get("/v1/hello")
         except StoreError:
@@ -281,8 +301,9 @@ class BrokerStore:
         if status != 200:
             self.pace.failed(self._now_s())
             raise StoreBusy(f"broker {self.url}: {said(answer)}", self.pace.due_s(self._now_s()))
-        self._capabilities = Capabilities(**answer["capabilities"])
-        self.pace.answered(float(answer["window_s"]))
+        with understood(self.url):
+            self._capabilities = Capabilities(**answer["capabilities"])
+            self.pace.answered(float(answer["window_s"]))
 
     def _heard(self, status: int, answer: Mapping[str, Any]) -> None:
         epoch, time_ns = answer.get("epoch"), answer.get("time_ns")
@@ -305,6 +326,13 @@ class BrokerStore:
 
     def _now_s(self) -> float:
         return self._clock.mono_ns() / 1e9
+
+
+def _odd(put: Put) -> str:
+    """Say what was wrong with an answer to a PUT."""
+    if put.status == 200:
+        return "answered 200, but not as a store does; is there a login page between this host and it?"
+    return f"its store answered {put.status}"
 
 
 def _stored(resume: ResumeLog | None, n_bytes: int) -> None:

@@ -6,9 +6,11 @@ enrolled = enroll("https://broker.example", folder, identity, code)    # once: t
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
 from urllib.parse import urljoin, urlsplit
@@ -19,7 +21,7 @@ from urllib3.exceptions import HTTPError
 from infra.errors import SettingsError, StoreError, StoreForbidden
 from infra.identity import Identity, canonical
 from infra.log import mask
-from infra.protocol import SIGNATURE_HEADER
+from infra.protocol import CHECKSUM_HEADER, SIGNATURE_HEADER
 from infra.s3_parts import Body
 from ingest.enrolled import Enrolled
 
@@ -45,11 +47,30 @@ def enroll(url: str, folder: Path, identity: Identity, code: str) -> Enrolled:
     if status != 200:
         kind = StoreForbidden if status == 403 else StoreError
         raise kind(f"broker {url}: {said(answer)}")
-    enrolled = Enrolled(
-        url=url, host_id=str(answer["host_id"]), cameras=tuple(answer["cameras"]), window_s=float(answer["window_s"])
-    )
+    with understood(url):
+        enrolled = Enrolled(
+            url=url, host_id=str(answer["host_id"]), cameras=tuple(answer["cameras"]), window_s=float(answer["window_s"])
+        )
     enrolled.save(folder)
     return enrolled
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The answer to a PUT: its status, the SHA-256 (base64) that the store says it checked, whether it named a version."""
+
+    status: int
+    checksum: str | None
+    has_etag: bool
+
+    @property
+    def is_a_stores(self) -> bool:
+        """Whether a store answered: a login page on the way (a guest network's) says 200 to anything."""
+        return self.has_etag or self.checksum is not None
+
+    def proves(self, sha256: str) -> bool:
+        """Say whether the store checked these very bytes (hex digest)."""
+        return self.checksum == base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
 class Wire:
@@ -97,12 +118,12 @@ class Wire:
             raise StoreError(f"broker {self.url}: an answer of more than {_ANSWER_BYTES} bytes")
         return answer.status, data
 
-    def put(self, address: str, headers: Mapping[str, str], body: Body | bytes) -> int:
-        """Send bytes to an address that the broker named; return the status."""
+    def put(self, address: str, headers: Mapping[str, str], body: Body | bytes) -> Put:
+        """Send bytes to an address that the broker named; return what was answered."""
         with self._explained():
             url = urljoin(self.url, address.lstrip("/")) if address.startswith("/") else address
             answer = self._pool.request("PUT", url, body=cast("IO[bytes] | bytes", body), headers=dict(headers), redirect=False)
-            return int(answer.status)
+            return Put(int(answer.status), answer.headers.get(CHECKSUM_HEADER), "etag" in answer.headers)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -110,6 +131,26 @@ class Wire:
             yield
         except (HTTPError, OSError) as error:
             raise StoreError(f"broker {self.url} or its store cannot be reached: {mask(str(error))[:160]}") from error
+
+
+@contextlib.contextmanager
+def understood(url: str) -> Iterator[None]:
+    """Read an answer inside the `with`; one of another form is a StoreError, not a traceback."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = mask(f"{type(error).__name__}: {error}")[:120]
+        raise StoreError(
+            f"broker {url}: an answer that this version does not understand ({why}); bring host and broker to one version"
+        ) from error
+
+
+def address_of(answer: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return where bytes go and with which headers; KeyError, TypeError or AttributeError if the answer does not say."""
+    url, headers = answer["url"], dict(answer["headers"].items())
+    if not isinstance(url, str) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
+        raise TypeError("address is not text")
+    return url, headers
 
 
 def said(answer: Mapping[str, Any]) -> str:

@@ -87,7 +87,8 @@ class Errands:
                 remembered.add(note.upload_id)
                 continue
             if note is not None and note.url == self._store.url:
-                self._store.abandon(note.key, note.upload_id)
+                with contextlib.suppress(StoreForbidden):  # of a camera that is another host's by now
+                    self._store.abandon(note.key, note.upload_id)
             log.clear()
         for camera_id in sorted({camera_id for camera_id in waiting.values() if camera_id}):
             for found in self._unfinished(f"{keys.CLIPS}{camera_id}/"):
