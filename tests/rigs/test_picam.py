@@ -188,6 +188,17 @@ def test_a_class_is_recorded_by_name_and_seconds(virtual_cameras: Rig, tmp_path:
     assert (images.label, images.container) == ("dark", "tar") and 17 < len(images.sensor_ns) <= 34
 
 
+@pytest.mark.parametrize("kind", ["png", "h264"])
+def test_a_rate_below_the_camera_s_own_is_taken_out_of_it(virtual_cameras: Rig, tmp_path: Path, kind: str) -> None:
+    """A picture every two seconds of a camera that films at least five a second: no refusal, and no gap."""
+    asked = ("--as", kind, "--size", "128x128", "--every-s", 2, "--countdown", 0, "--spool", tmp_path)
+    assert virtual_cameras("film_picam.py", "command", "record", "day1/slow", 5, *asked)["code"] == 0
+    sidecars = [sidecar for _, sidecar in clips(tmp_path)]
+    times_s = [(ns - sidecars[0].sensor_ns[0]) / 1e9 for sidecar in sidecars for ns in sidecar.sensor_ns]
+    assert len(times_s) == 3 and times_s[1:] == pytest.approx([1.6, 3.6], abs=0.25)
+    assert not [gap for sidecar in sidecars for gap in sidecar.gaps]
+
+
 SCENES = """
 %YAML 1.1
 ---
