@@ -15,6 +15,7 @@ from infra.console import Context
 from infra.errors import StoreError, UsageError
 from infra.objects import Destination
 from infra.settings import read_table
+from ingest.config import agent_config
 from ingest.membership import as_member, destination, signer
 from ingest.schedule import UploadSettings
 from ingest.spool import Spool
@@ -25,7 +26,6 @@ from ingest.watchdog import Heartbeat
 from ingest.wishes import pull_quietly
 
 LAST_WORD_S = 0.5
-DEFAULT_SPOOL = Path("camloop-spool")
 WISHES_EVERY_NS = 300_000_000_000
 STICK = """memory cards and sticks:
   camloop upload SPOOL --to /media/stick     on the camera host: every clip is copied, read back from the stick and compared
@@ -36,7 +36,7 @@ STICK = """memory cards and sticks:
 
 def upload(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camloop upload`."""
-    parser.add_argument("spool", nargs="?", type=Path, default=DEFAULT_SPOOL, help="a spool (default: ./camloop-spool)")
+    parser.add_argument("spool", nargs="?", type=Path, help="a spool (default: that of [agent], else ./camloop-spool)")
     outbox = "take the finished clips of an outbox first"
     parser.add_argument("--outbox", type=Path, action="append", default=[], metavar="DIR", help=outbox)
     parser.add_argument("--tries", type=int, metavar="N", help="try each request N times (default: 4)")
@@ -49,6 +49,8 @@ def upload(parser: argparse.ArgumentParser) -> None:
 
 
 def _upload(arguments: argparse.Namespace, context: Context) -> int:
+    if arguments.spool is None:
+        arguments.spool = agent_config(context.settings).spool
     _check(arguments)
     table = context.settings.toml.get("upload", {})
     settings = read_table(UploadSettings, table, context.settings.where("upload"))

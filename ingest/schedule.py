@@ -104,6 +104,10 @@ def _minutes(text: str) -> tuple[int, int]:
     return tuple(int(hour) * 60 + int(minute) for hour, minute in (t.split(":") for t in (start, stop)))  # type: ignore[return-value]
 
 
+class Closed(BaseException):
+    """The hours are over in the middle of a clip; it goes on when they come again."""
+
+
 class RateLimit:
     """Lets bytes through at a rate, a second's worth at once at most; shared by all connections.
 

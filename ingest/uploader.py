@@ -25,7 +25,7 @@ from infra.log import Log
 from infra.objects import Destination, ResumeLog, require
 from ingest.clerk import Clerk
 from ingest.errands import Errands
-from ingest.schedule import Allowance, Lanes, Meter, RateLimit, Turns, UploadSettings, read_spent, write_spent
+from ingest.schedule import Allowance, Closed, Lanes, Meter, RateLimit, Turns, UploadSettings, read_spent, write_spent
 from ingest.spool import Spool, SpooledClip
 from ingest.transfer import Retry, deliver, resume_path
 from ingest.uplink import Uplink, write_uplink
@@ -43,10 +43,6 @@ _log = Log("ingest.upload")
 
 class Stopped(BaseException):
     """Somebody asked the uploader to end; what was under way goes on next time. No error: nothing may catch it as one."""
-
-
-class Closed(BaseException):
-    """The hours are over in the middle of a clip; it goes on when they come again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,8 +270,10 @@ class Uploader:
     def _prepare(self) -> None:
         """Try the store once; give up uploads in parts that nobody will finish."""
         if not self._tested:
-            self._retry(lambda: require(self._store, "put_if_absent"), "self-test")
-            self._tested = True
+            asked = self._pool.submit(self._retry, lambda: require(self._store, "put_if_absent"), "self-test")
+            while not wait((asked,), timeout=POLL_S).done:  # a broker's first turn may be minutes away: a stop is heard
+                self._check()
+            self._tested = asked.result() is None
         if self._is_due("sweep", SWEEP_EVERY_S):
             with contextlib.suppress(StoreForbidden, StoreIncapable):  # the bucket's lifecycle rule does it then
                 self._errands.sweep()

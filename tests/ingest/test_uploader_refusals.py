@@ -14,7 +14,7 @@ import ingest.spool
 from infra import durable, keys
 from infra.clock import FakeClock
 from infra.errors import QuotaSpent, StoreError, StoreForbidden
-from infra.objects import ResumeLog, Stat, file_sha256
+from infra.objects import Capabilities, ResumeLog, Stat, file_sha256
 from infra.records import Sidecar
 from infra.store import MemoryStore
 from ingest.schedule import UploadSettings
@@ -142,6 +142,31 @@ class TestForbidden:
         assert uploader.result.n_clips == 1
         uplink = read_uplink(spool.folder)
         assert uplink is not None
+
+
+def test_stopped_before_its_first_turn(spool: Spool) -> None:
+    """An uploader whose first question waits for its turn hears a stop meanwhile."""
+    stop, asked, turn = threading.Event(), threading.Event(), threading.Event()
+
+    class Busy(MemoryStore):
+        def capabilities(self) -> Capabilities:
+            asked.set()
+            turn.wait(30)
+            return super().capabilities()
+
+    def run() -> None:
+        with Spool(spool.folder) as other:
+            watch(other, Busy(), settings=ONE, host_id="pi", stop=stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert asked.wait(10)
+    stop.set()
+    thread.join(5)
+    has_ended = not thread.is_alive()
+    turn.set()
+    thread.join(30)
+    assert has_ended
 
 
 class TestQuota:

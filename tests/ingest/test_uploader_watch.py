@@ -56,12 +56,12 @@ def stored(store: MemoryStore | DirStore, prefix: str = "clips/") -> set[str]:
     return {stat.key for stat in store.list(prefix) if not stat.key.endswith(".json")}
 
 
-def run_command(*argv: str) -> tuple[int, dict[str, object]]:
+def run_command(*argv: str, settings: Settings | None = None) -> tuple[int, dict[str, object]]:
     """Run `camloop upload` and return its exit code and document."""
     parser = argparse.ArgumentParser()
     cli_upload.upload(parser)
     arguments, printed = parser.parse_args(argv), io.StringIO()
-    context = Context(settings=Settings(), out=Output(as_json=True, quiet=True, stdout=printed))
+    context = Context(settings=settings or Settings(), out=Output(as_json=True, quiet=True, stdout=printed))
     code = int(arguments.run(arguments, context))
     return code, json.loads(printed.getvalue())
 
@@ -272,6 +272,17 @@ class TestStick:
         code, said = run_command(str(spool_folder), "--to", str(sticks[0]), "--free")
         assert code == 0 and said["spool"] == {"done": 2}
         assert list((spool_folder / "clips").iterdir()) == []
+
+    def test_the_agents_spool(self, tmp_path: Path, make_clip: MakeClip) -> None:
+        """Without a name, the spool is the one that `[agent]` names; without that, ./camloop-spool."""
+        with Spool(tmp_path / "of-the-agent") as spool:
+            fill(spool, make_clip, 0)
+        (tmp_path / "stick").mkdir()
+        settings = Settings(toml={"agent": {"spool": str(tmp_path / "of-the-agent")}})
+        code, said = run_command("--to", str(tmp_path / "stick"), settings=settings)
+        assert code == 0 and said["n_clips"] == 1
+        with pytest.raises(UsageError, match="camloop-spool: no such folder"):
+            run_command("--to", str(tmp_path / "stick"))
 
     def test_fat(self, tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
         """A card with a FAT file system has no hard links: put-if-absent is a rename that replaces nothing."""
