@@ -23,14 +23,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra import keys
+from infra.clock import FakeClock
 from infra.errors import ObjectExists, StoreError, StoreForbidden, UsageError
 from infra.identity import Identity, canonical, open_identity
 from infra.protocol import Ask, key_of
 from infra.s3 import S3Store
 from infra.store import DirStore
 from ingest.broker_store import BrokerStore
-from serve.broker import Answer
-from serve.registry import require_conditions
+from serve.admission import Admission
+from serve.broker import Answer, Broker
+from serve.receiver import FolderReceiver
+from serve.registry import Registry, require_conditions
 from tests.broker_server import RunningBroker, running_broker
 from tests.ministack_server import Ministack, ministack
 from tests.radosgw_server import needs_radosgw, radosgw
@@ -67,10 +70,14 @@ class Scene:
     checks: bool = True
 
     def snapshot(self) -> dict[str, str]:
-        """What the operator sees: hash of every object that hosts can have written."""
+        """What the operator sees: every object that hosts can have written, and every file beside a folder store, by hash."""
         store = self.running.store
         seen = (stat.key for stat in store.list() if not stat.key.startswith(("fleet/", "selftest-")))
-        return {key: hashlib.sha256(store.get(key)).hexdigest() for key in seen}
+        found = {key: hashlib.sha256(store.get(key)).hexdigest() for key in seen}
+        if isinstance(store, DirStore):  # a path that escapes lands above the store, where its listing does not look
+            around = (path for path in store.path.parent.rglob("*") if path.is_file() and store.path not in path.parents)
+            found |= {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in around}
+        return found
 
     def ask(self, *, signer: Identity | None = None, **fields: Any) -> Answer:
         """Ask as the thief, who signs whatever it likes."""
@@ -386,10 +393,69 @@ def test_any_text_names_only_its_own(field: str, text: str, kind: str) -> None:
     assert key.startswith(mine) and key.count("/") == (2 if kind in ("clip", "sidecar") else 3)
 
 
+_ANY_TEXT = st.text(max_size=60) | st.sampled_from(NASTY) | st.from_regex(r"[.%/A-Za-z0-9_-]{1,40}", fullmatch=True)
+
+
+def test_any_text_through_the_broker(tmp_path: Path) -> None:
+    """Row 47: a thousand signed requests with any text in any field write below the host's own folders, or nowhere.
+
+    Every file in the parent folder of the store is looked at before and after; each address that is given is used.
+    """
+    clock, data, n_granted = FakeClock(), b"x", 0
+    store = DirStore(tmp_path / "around" / "store")
+    receiver, registry = FolderReceiver(store, clock), Registry(store, clock, fresh_s=1e9)
+    broker = Broker(registry, receiver, clock, admission=Admission(1e9), asks_a_second=1e9)
+    thief = open_identity(tmp_path / "keys", "host-a")
+    registry.accept(registry.invite("host-a", [OWN], clips_a_day=10**9), thief.public_key)
+    registry.invite("host-b", [VICTIM])
+    sha256 = hashlib.sha256(data).hexdigest()
+    store.put(keys.clip_key(VICTIM, "0" * 32, "mp4"), b"the neighbour's")
+    own = tuple(str(store.path / folder) + "/" for folder in (f"clips/{OWN}", "ledger/host-a", "health/host-a", "incoming"))
+
+    def files() -> dict[str, str]:
+        found = {str(path): path for path in store.path.parent.rglob("*") if path.is_file()}
+        return {name: keys.sha256_hex(path.read_bytes()) for name, path in found.items() if not name.startswith(own)}
+
+    @settings(max_examples=1_000 * COUNT, deadline=None)
+    @given(
+        field=st.sampled_from(["camera_id", "clip_id", "container", "boot_id", "upload", "host_id"]), text=_ANY_TEXT,
+        kind=st.sampled_from(["clip", "sidecar", "ledger", "health"]), number=st.integers(-1, 10**9),
+        verb=st.sampled_from(["put", "put", "put", "create", "part", "parts", "complete", "abort", "look"]),
+    )  # fmt: skip
+    def ask(field: str, text: str, kind: str, number: int, verb: str) -> None:
+        nonlocal n_granted
+        clock.advance_s(1e-6)
+        fields: dict[str, Any] = {
+            "host_id": "host-a", "epoch": broker.epoch, "sequence": clock.now_ns(), "verb": verb, "kind": kind,
+            "camera_id": OWN, "clip_id": sha256[:32], "container": "mp4", "boot_id": "boot", "number": number, "n_bytes": 1,
+            "sha256": sha256, "upload": "x", "part": 1, "part_sha256": sha256, field: text,
+        }  # fmt: skip
+        try:
+            body = canonical(fields)
+        except UnicodeEncodeError:
+            return
+        answer = broker.ask(body, thief.sign_request(body))
+        assert answer.status in (200, 400, 401, 403, 404, 409, 413, 429), answer.document
+        if "url" in answer.document:
+            n_granted += 1
+            incoming = receiver.begin(answer.document["url"].rpartition("/")[2], 1)
+            try:
+                incoming.write(data)
+                with contextlib.suppress(ObjectExists):
+                    incoming.finish()
+            finally:
+                incoming.abandon()
+
+    before = files()
+    ask()
+    assert files() == before and n_granted > 100, n_granted
+
+
 def test_revoked(server: Ministack, tmp_path: Path) -> None:
     """A stolen key: after the revocation every verb is denied at once; addresses held before live ten minutes at most."""
     for kind in ("folder", "bucket"):
         with scene_of(kind, server, tmp_path / kind) as scene:
+            held, _ = scene.address(b"held")
             scene.running.registry.revoke("host-a")
             before = scene.snapshot()
             for verb in ("put", "create", "part", "parts", "complete", "abort", "look"):
@@ -400,6 +466,27 @@ def test_revoked(server: Ministack, tmp_path: Path) -> None:
             with pytest.raises(StoreForbidden, match="revoked"):
                 scene.store.put_if_absent(keys.ledger_key("host-a", "boot", 1), b"{}")
             assert scene.snapshot() == before
+            if scene.bucket:
+                assert "X-Amz-Expires=600&" in f"{held}&", "ten minutes, under the signature"
+
+
+def test_a_held_address_dies(tmp_path: Path) -> None:
+    """An address that was held when its host was revoked opens nothing 601 s later; a bucket's says so itself."""
+    clock = FakeClock()
+    with running_broker(DirStore(tmp_path / "store"), clock=clock) as running:
+        identity = open_identity(tmp_path / "keys", "host-a")
+        running.registry.accept(running.registry.invite("host-a", [OWN]), identity.public_key)
+        data = b"held"
+        sha256 = hashlib.sha256(data).hexdigest()
+        ask = Ask(
+            host_id="host-a", epoch=running.broker.epoch, sequence=clock.now_ns(), verb="put", kind="clip", camera_id=OWN,
+            clip_id=sha256[:32], container="mp4", n_bytes=len(data), sha256=sha256,
+        ).to_bytes()  # fmt: skip
+        held = running.broker.ask(ask, identity.sign_request(ask)).document
+        running.registry.revoke("host-a")
+        clock.advance_s(601)
+        assert send("PUT", running.url + held["url"], dict(held["headers"]), data) == 403
+        assert running.store.head(keys.clip_key(OWN, sha256[:32], "mp4")) is None
 
 
 def test_replaced_key(server: Ministack, tmp_path: Path) -> None:

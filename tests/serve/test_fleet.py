@@ -183,7 +183,8 @@ class TestStatus:
         "data",
         [b"", b"[]", b"{}", b"\xff", b"null", b'{"host_id": "pi", "cameras": 3, "spool": [], "clock": "now", "version": {}}',
          b'{"host_id": "pi", "temperature_c": 1e999, "disk_free_bytes": "all", "disk_total_bytes": 0, "uptime_s": true}',
-         b'{"host_id": "pi", "cameras": {"../x": {"fps": []}, "pi-cam": null}, "at_ns": -1}', b"[" * 100_000],
+         b'{"host_id": "pi", "cameras": {"../x": {"fps": []}, "pi-cam": null}, "at_ns": -1}', b"[" * 100_000,
+         b'{"host_id": "pi", "temperature_c": 1' + b"0" * 400 + b', "at_ns": -1' + b"0" * 400 + b"}"],
     )  # fmt: skip
     def test_nonsense_from_a_host(self, store: DirStore, tmp_path: Path, data: bytes) -> None:
         """A health document that is none is unknown, not a traceback; the others are shown."""
