@@ -26,6 +26,7 @@ from infra.keys import check_name
 from infra.log import mask
 from infra.records import Gap, Sidecar
 from infra.settings import read_table
+from ingest.config import DEFAULT_SPOOL
 
 if TYPE_CHECKING:
     from ingest.features import Extractor
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from ingest.take import Stop
     from ingest.watchdog import Heartbeat
 
-DEFAULT_SPOOL = Path("camloop-spool")
 COUNTDOWN_S = 3
 _SHOWN = 20
 _DEVICES = Path("/dev")
@@ -211,7 +211,7 @@ def _jobs(arguments: argparse.Namespace, context: Context) -> tuple[list[_Job], 
             if "://" not in source and any(len(os.fsencode(part)) > 255 for part in Path(source).parts):
                 raise UsageError(f"source {source[:80]!r}...: no file name has more than 255 bytes")
         wish = _wish(arguments, context)
-        return [_Job(url=url, camera_id=arguments.camera, wish=wish, options=_options(arguments, url)) for url in sources], 0
+        return [_of_address(url, wish, arguments, context) for url in sources], 0
     name, seconds = sources
     recording, slash, label = name.partition("/")
     check_name(recording, "recording")
@@ -221,8 +221,7 @@ def _jobs(arguments: argparse.Namespace, context: Context) -> tuple[list[_Job], 
         check_name(label, "class")
     url = arguments.source if arguments.source is not None else _first_camera()
     wish = _wish(arguments, context, recording=recording, label=label or arguments.label, seconds=_seconds(seconds))
-    job = _Job(url=url, camera_id=arguments.camera, wish=wish, options=_options(arguments, url))
-    return [job], COUNTDOWN_S if countdown_s is None else countdown_s
+    return [_of_address(url, wish, arguments, context)], COUNTDOWN_S if countdown_s is None else countdown_s
 
 
 def _is_named(sources: Sequence[str]) -> bool:
@@ -272,8 +271,19 @@ def _wish(
         kind=arguments.kind, size_px=_size(arguments.size), fps=fps, seconds=seconds, n_frames=arguments.frames,
         segment_s=arguments.segment_s, label=label if recording is not None else arguments.label, recording=recording,
         buffer_bytes=buffer_bytes, extractor=_extractor(arguments.kind, arguments.extractor),
-        thumbnail_s=arguments.thumbnail_s, privacy=_privacy(context.settings.toml.get("privacy"), context),
+        thumbnail_s=arguments.thumbnail_s,
     )  # fmt: skip
+
+
+def _of_address(url: str, wish: Wish, arguments: argparse.Namespace, context: Context) -> _Job:
+    """Return the camera of an address, with what camloop.toml says must be hidden of that device."""
+    from ingest.hidden import privacy_of
+
+    holds = privacy_of(url, context.settings, arguments.camera)
+    if len(holds) > 1:
+        raise UsageError(f"{mask(url)[:80]}: several [[camera]] of this device hide different things; say --camera-table ID")
+    wish = dataclasses.replace(wish, privacy=holds[0] if holds else None)
+    return _Job(url=url, camera_id=arguments.camera, wish=wish, options=_options(arguments, url))
 
 
 def _from_table(arguments: argparse.Namespace, context: Context) -> _Job:

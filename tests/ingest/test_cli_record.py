@@ -141,6 +141,15 @@ class TestTables:
         n_kept = sum(len(clip.sidecar.sensor_ns) for clip in clips())
         assert 0 < n_kept < sum(1 for _ in open_source("sim://7/harbour1-yard?seconds=8"))
 
+    def test_an_address_hides_what_its_camera_hides(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Without --camera-table the privacy of the device's own table holds as well; two that differ are refused."""
+        table = '[[camera]]\nid = "{}"\nurl = "{}&counter=1"\nprivacy = {{masks = [[0.0, 0.0, {}, 1.0]], style = "fill"}}\n'
+        Path("camloop.toml").write_text(table.format("a", SIM, 1.0))
+        record(capsys, "day1", "1", "--source", SIM, "--countdown", "0")
+        assert [int(part.rgb.max()) < 16 for clip in clips() for part in decode(clip.path)] == [True]
+        Path("camloop.toml").write_text(table.format("a", SIM, 1.0) + table.format("b", SIM, 0.5))
+        assert "hide different things; say --camera-table ID" in record(capsys, SIM, code=2)
+
 
 def started(*argv: str) -> subprocess.Popen[str]:
     """Start the command in a process of its own, playing a long recording at its own speed."""
