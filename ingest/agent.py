@@ -38,7 +38,7 @@ KEPT_HEALTH_DOCUMENTS = 2016  # a week of one in five minutes: what an outage ma
 KEPT_ERRORS = 5
 KEEP_EVERY_S = 3600.0
 UPLOADER = "uploader"
-UPLOADER_STALL_S = 900.0  # no turn, no byte and no answer; its longest rest takes half of that
+UPLOADER_STALL_S = 1200.0  # no turn, no byte and no answer; the longest wait for a turn takes 900 s of it
 _FRAMES_UNTIL_STALL = 4  # a time-lapse camera is not stalled between two frames
 _log = Log("ingest.agent")
 
