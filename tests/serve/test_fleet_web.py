@@ -84,7 +84,9 @@ def test_enrolled_by_the_wire(running: RunningBroker, tmp_path: Path) -> None:
     path, sha256, key = a_file(tmp_path, 1000, f"enrolled {running.url}")
     made = open_broker_store(running.url, open_identity(folder, "barn"))
     require(made, "put_if_absent")
-    assert made.put_file_if_absent(key, path, sha256=sha256).checked == "sha256" and made.holds_file(key, path, sha256=sha256)
+    checked = made.put_file_if_absent(key, path, sha256=sha256).checked
+    # A folder's broker answers with what it hashed; this test's S3 server says nothing of it, then only a look proves it.
+    assert checked == ("" if isinstance(running.store, S3Store) else "sha256") and made.holds_file(key, path, sha256=sha256)
 
 
 def test_a_cut_upload_goes_on(running: RunningBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
