@@ -134,7 +134,8 @@ def test_fights_are_judged_refused_and_forced(owner: Owner, shared_data: Path, t
     owner.types("curate", "--local", "--without", "detect", "embed")
     bundle_id, judged = _train_and_judge(owner, "fights", "train=.5,val=.1,test=.4", "source_group", 0.995, tmp_path)
     cell = next(c for c in judged["report"]["cells"] if c["slice"] == "everything")
-    print(f"cctv_fight: {cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}], {cell['n_groups']} groups")
+    with owner._capsys.disabled():
+        print(f"cctv_fight: {cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}], {cell['n_groups']} groups")
     assert cell["n_groups"] >= 12 and judged["verdict"] == "failed"
     refused = owner.types("release", bundle_id, "--keys", str(tmp_path / "keys"), exits=1)
     assert "everything" in refused
@@ -153,7 +154,8 @@ def test_dark_actions_are_unknown(owner: Owner, shared_data: Path, tmp_path: Pat
     owner.types("ingest", str(clips), "--table", str(clips / "labels.csv"), "--columns", columns)
     owner.types("curate", "--local", "--weights", _weights(shared_data), "--without", "embed")
     n_night = owner.frames("n_person > 0 and lighting in ('night', 'infrared')")
-    print(f"arid6_dark: {n_night} of {owner.frames('brightness >= 0')} frames show a person at night")
+    with owner._capsys.disabled():
+        print(f"arid6_dark: {n_night} of {owner.frames('brightness >= 0')} frames show a person at night")
     assert n_night > 0
     _, judged = _train_and_judge(owner, "dark", "train=.5,val=.1,test=.4", "source_group", 0.5, tmp_path)
     cell = next(c for c in judged["report"]["cells"] if c["slice"] == "everything")
