@@ -1,4 +1,4 @@
-"""The guide of the agent: its camloop.toml is one that every part understands."""
+"""The guide of the agent, and the README: their camloop.toml are such that every part understands them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from ingest.config import agent_config, camera_config, camera_configs
 from ingest.membership import fleet_config, membership
 from ingest.policy import SpoolLimits
 from ingest.schedule import UploadSettings
+from ingest.trigger import TriggerSettings
 
-GUIDE = Path(__file__).parents[2] / "infra" / "docs" / "guides" / "agent.md"
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "infra" / "docs" / "guides" / "agent.md"
 
 
 def test_its_camloop_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +35,13 @@ def test_its_camloop_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert str(fleet_config(settings).identity) == "/var/lib/camloop/identity"
     monkeypatch.chdir(tmp_path)
     assert membership(load_settings(None, {"CAMLOOP_HOST_ID": "x"})) is None
+
+
+def test_the_readmes_camloop_toml(tmp_path: Path) -> None:
+    """Its camera is one that would be filmed: the address is let through by the network it names, the trigger is understood."""
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "camloop.toml"
+    path.write_text(text)
+    (camera,) = camera_configs(load_settings(path, {}))
+    assert camera.shown_url == "rtsp://***@192.168.1.20/stream1" and camera.allow == ("192.168.1.0/24",)
+    assert TriggerSettings.from_table(camera.trigger, "README").kind == "motion"

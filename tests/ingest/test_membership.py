@@ -31,7 +31,7 @@ def camloop(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_join_and_upload(tmp_path: Path, films: dict[str, Path]) -> None:  # noqa: F811
-    """The code works once; clips, ledger and health come through the broker under the fleet's name; the ledger is signed."""
+    """The code works for one key; clips, signed ledger and health come through the broker under the fleet's name."""
     configure(tmp_path, films, realtime=False)
     store = DirStore(tmp_path / "behind")
     with running_broker(store) as broker:
@@ -39,7 +39,10 @@ def test_join_and_upload(tmp_path: Path, films: dict[str, Path]) -> None:  # noq
         joined = camloop(tmp_path, "agent", "join", broker.url, "--code", code)
         assert joined.returncode == 0 and "this host is north-1 of the fleet" in joined.stdout, joined.stderr
         again = camloop(tmp_path, "agent", "join", broker.url, "--code", code)
-        assert again.returncode == 1 and again.stderr.count("\n") == 1
+        assert again.returncode == 0 and "north-1" in again.stdout, "the answer may have been lost: the same key may ask again"
+        (tmp_path / "thief").mkdir()
+        stolen = camloop(tmp_path / "thief", "agent", "join", broker.url, "--code", code)
+        assert stolen.returncode == 1 and stolen.stderr.count("\n") == 1
         with agent(tmp_path) as process:
             until(lambda: all_ended(tmp_path / "spool"), tmp_path)
             process.send_signal(signal.SIGTERM)
