@@ -154,8 +154,9 @@ def test_dark_actions_are_unknown(owner: Owner, shared_data: Path, tmp_path: Pat
     owner.types("ingest", str(clips), "--table", str(clips / "labels.csv"), "--columns", columns)
     owner.types("curate", "--local", "--weights", _weights(shared_data), "--without", "embed")
     n_night = owner.frames("n_person > 0 and lighting in ('night', 'infrared')")
+    n_frames = owner.frames("brightness >= 0")
     with owner._capsys.disabled():
-        print(f"arid6_dark: {n_night} of {owner.frames('brightness >= 0')} frames show a person at night")
+        print(f"arid6_dark: {n_night} of {n_frames} frames show a person at night")
     assert n_night > 0
     _, judged = _train_and_judge(owner, "dark", "train=.5,val=.1,test=.4", "source_group", 0.5, tmp_path)
     cell = next(c for c in judged["report"]["cells"] if c["slice"] == "everything")
