@@ -231,7 +231,7 @@ def test_names() -> None:
         open_camera("v4l2:///dev/video99", camera_id="yard")
     with pytest.raises(UsageError, match=r"option 'bitrate' of a rtsp camera; legal: small, small_fps, verify_tls"):
         open_camera("rtsp://192.168.1.1/", options={"bitrate": 5})
-    with pytest.raises(UsageError, match=r"option small = 'some' of a rtsp camera; legal: \"keyframes\""):
+    with pytest.raises(UsageError, match=r"option small = 'some' of a rtsp camera; legal: \"auto\", \"keyframes\""):
         open_camera("rtsp://192.168.1.1/", options={"small": "some"})
     with pytest.raises(DeviceError, match=r"camera v4l2:///dev/null: "):
         open_camera("v4l2:///dev/null", camera_id="yard")
