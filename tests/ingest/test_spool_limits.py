@@ -237,7 +237,7 @@ class TestManyAtOnce:
                 path, sidecar = make_clip(number, n_bytes=100)
                 spool.adopt(path, dataclasses.replace(sidecar, seq=spool.reserve("cam1", "boot")))
             before = resource.getrlimit(resource.RLIMIT_NOFILE)
-            used = {int(name) for name in os.listdir("/proc/self/fd")}
+            used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
             few = next(n for n in itertools.count() if n - sum(fd < n for fd in used) == 160)
             resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
             try:
