@@ -48,7 +48,11 @@ def put_if_absent(store: Store) -> bool:
         for _ in range(N_KEYS):
             with fresh_key(store) as key:
                 start = threading.Barrier(N_WRITERS)
-                racing = [pool.submit(_attempt, store, key, start, number) for number in range(N_WRITERS)]
+                try:
+                    racing = [pool.submit(_attempt, store, key, start, number) for number in range(N_WRITERS)]
+                except RuntimeError:  # the process is ending (Ctrl-C): the rest will never come to the barrier
+                    start.abort()
+                    raise
                 try:
                     won = [number for race in racing if (number := race.result()) is not None]
                 except StoreIncapable:
