@@ -24,7 +24,7 @@ from infra import durable, keys
 from infra.arrays import MAX_DIM, array_name, npy_bytes, vector_type
 from infra.errors import ArtefactError, UsageError
 from infra.images import ImageEncoder
-from infra.onnx_check import check_self_contained
+from infra.onnx_check import check_self_contained, ort_errors
 from infra.picture import Rgb, fit, resize
 from ingest.frames import CONTAINER, name_clock
 from ingest.members import MemberFile, NameClock
@@ -60,7 +60,7 @@ class Extractor:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except _ort_errors() as error:
+        except ort_errors() as error:
             raise ArtefactError(f"extractor {path.name}: cannot be loaded: {str(error)[:300]}") from error
         self.name = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:100]
         self.sha256 = keys.sha256_hex(model)
@@ -94,7 +94,7 @@ class Extractor:
         picture = rgb if rgb.shape[1::-1] == self.size_px else resize(rgb, self.size_px)
         try:
             (out, *_) = self._session.run(None, {self._input: np.ascontiguousarray(picture)[None]})
-        except _ort_errors() as error:
+        except ort_errors() as error:
             raise ArtefactError(f"extractor {self.name}: failed: {str(error)[:300]}") from error
         return np.asarray(out, np.float32).reshape(-1)
 
@@ -191,11 +191,3 @@ def claim(folder: Path, recording: str, extractor: Extractor) -> None:
             f"recording {recording!r} was begun with extractor {before.get('extractor', 'unknown')}, this is "
             f"{extractor.source}; features of two extractors cannot be compared: name another recording"
         )
-
-
-def _ort_errors() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises: its own classes, which have no common root, and ValueError for wrong inputs."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as binding
-
-    own = (value for value in vars(binding).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*own, ValueError, RuntimeError)
