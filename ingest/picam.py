@@ -43,7 +43,26 @@ def _quality(clock: Clock, sensor_ns: int) -> ClockQuality:
     return "sensor" if is_synchronised() and 0 <= clock.mono_ns() - sensor_ns < MAX_CLOCK_LAG_NS else "unknown"
 
 
-class PiCamera:
+class _Filming:
+    """What both kinds of a Pi camera are: who films, since when, and what UTC a sensor time is."""
+
+    def __init__(self, settings: PiSettings, camera_id: str | None, host_id: str, clock: Clock | None) -> None:
+        self.camera_id = check_name(camera_id or f"{host_id}-picam{settings.number}", "camera")
+        self.host_id = host_id
+        self.site: str | None = None
+        self.boot_id, self.recording_id = boot_id(), new_id()
+        self.width_px, self.height_px = settings.width, settings.height
+        self.clock: ClockQuality = "unknown"
+        self._clock = clock or SystemClock()
+
+    def utc_ns(self, sensor_ns: int) -> int | None:
+        """Return UTC by the host's clocks as they stand now: a clock that NTP has set since is believed."""
+        if self.clock == "unknown":
+            return None
+        return self._clock.now_ns() - (self._clock.mono_ns() - sensor_ns)
+
+
+class PiCamera(_Filming):
     """A Pi camera as a stream of H.264 frames with small pictures beside them: an `EncodedSource`.
 
     Args:
@@ -61,26 +80,14 @@ class PiCamera:
     def __init__(
         self, settings: PiSettings, *, camera_id: str | None = None, host_id: str = "host", clock: Clock | None = None
     ) -> None:
-        self.camera_id = check_name(camera_id or f"{host_id}-picam{settings.number}", "camera")
-        self.host_id = host_id
-        self.site: str | None = None
-        self.boot_id, self.recording_id = boot_id(), new_id()
-        self.width_px, self.height_px = settings.width, settings.height
-        self.clock: ClockQuality = "unknown"
+        super().__init__(settings, camera_id, host_id, clock)
         self.format = StreamFormat(codec="h264", width_px=settings.width, height_px=settings.height, extradata=b"")
-        self._settings, self._clock = settings, clock or SystemClock()
         self._device = Device(settings, self._clock, "YUV420", self._note)
         self._encoder = _encoder(settings)
         self._noted: dict[int, Seen] = {}
         self._lock = threading.Lock()
         self._mailbox: Mailbox[Seen] = Mailbox(MAX_WAITING_BYTES)
         self._refused = False
-
-    def utc_ns(self, sensor_ns: int) -> int | None:
-        """Return UTC by the host's clocks as they stand now: a clock that NTP has set since is believed."""
-        if self.clock == "unknown":
-            return None
-        return self._clock.now_ns() - (self._clock.mono_ns() - sensor_ns)
 
     def __iter__(self) -> Iterator[EncodedFrame]:
         from picamera2.outputs import Output
@@ -139,28 +146,16 @@ def _encoder(settings: PiSettings) -> Any:
     return encoder
 
 
-class PiPictures:
+class PiPictures(_Filming):
     """A Pi camera as pictures, for privacy, images, raw recordings and models: a `Source`. Arguments as of `PiCamera`."""
 
     def __init__(
         self, settings: PiSettings, *, camera_id: str | None = None, host_id: str = "host", clock: Clock | None = None
     ) -> None:
-        self.camera_id = check_name(camera_id or f"{host_id}-picam{settings.number}", "camera")
-        self.host_id = host_id
-        self.site: str | None = None
-        self.boot_id, self.recording_id = boot_id(), new_id()
-        self.width_px, self.height_px = settings.width, settings.height
-        self.clock: ClockQuality = "unknown"
-        self._clock = clock or SystemClock()
+        super().__init__(settings, camera_id, host_id, clock)
         self._device = Device(settings, self._clock, "BGR888", self._hold)  # libcamera's BGR888 is R, G, B in memory
         self._mailbox: Mailbox[Seen] = Mailbox(HELD_PICTURES)
         self._refused = False
-
-    def utc_ns(self, sensor_ns: int) -> int | None:
-        """Return UTC by the host's clocks as they stand now: a clock that NTP has set since is believed."""
-        if self.clock == "unknown":
-            return None
-        return self._clock.now_ns() - (self._clock.mono_ns() - sensor_ns)
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the pictures at the rate that was asked for, however much faster the camera has to film for that."""
