@@ -20,6 +20,7 @@ from infra.errors import StoreIncapable, UsageError
 from infra.keys import MAX_KEY_BYTES
 
 _PIECE_BYTES = 1 << 20
+MAX_PARTS = 10_000  # S3's limit
 MIN_PART_BYTES = 5 << 20  # S3's least size of a part that is not the last (EntityTooSmall below it)
 
 Capability = Literal["put_if_absent", "put_if_match", "multipart_if_absent", "checksum_verified", "presign"]
@@ -221,6 +222,13 @@ def require(store: Destination, *needed: Capability) -> None:
             f"store {store.url} does not honour {', '.join(lacking)}: two writers could overwrite each other unseen; "
             "use a store with conditional writes (AWS S3, a current MinIO or Ceph, a folder), or turn bucket versioning off"
         )
+
+
+def part_bytes_for(n_bytes: int, wanted: int = MIN_PART_BYTES) -> int:
+    """Return a legal part size: what is wanted, more where a file would need over 10,000 parts, never under 5 MiB."""
+    made = max(wanted, -(-n_bytes // MAX_PARTS))
+    assert made >= MIN_PART_BYTES, f"parts of {made} bytes are refused by S3"
+    return made
 
 
 def check_readable(key: str) -> str:

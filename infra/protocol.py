@@ -25,15 +25,13 @@ from typing import Any, Final, Literal, Self, get_args
 from infra import keys
 from infra.errors import UsageError
 from infra.identity import canonical
+from infra.objects import part_bytes_for
 
 SIGNATURE_HEADER: Final = "camloop-signature"
 CHECKSUM_HEADER: Final = "x-amz-checksum-sha256"  # of the answer to a PUT, base64: S3's own name, a folder's broker uses it too
 MAX_ASK_BYTES: Final = 16 << 10
 WINDOW_S: Final = 300.0  # how far a sequence number may lie from the broker's clock
 ADDRESS_S: Final = 600  # how long an address is good: ten minutes
-MIN_PART_BYTES: Final = 5 << 20  # S3's limit for every part but the last
-PART_BYTES: Final = MIN_PART_BYTES
-MAX_PARTS: Final = 10_000  # S3's limit
 MAX_SMALL_BYTES: Final = 4 << 20  # sidecars, ledger pages, health documents
 MAX_CLIP_BYTES: Final = 48 << 30
 
@@ -45,14 +43,9 @@ _UPLOAD = re.compile(r"[A-Za-z0-9._~+/=-]{1,1024}")
 _CONTAINER = re.compile(r"(?!json$)[a-z0-9]{1,16}")  # a clip named .json would be its own sidecar
 
 
-def part_bytes(n_bytes: int) -> int:
-    """Return the length of every part but the last of an object of `n_bytes`: at least 5 MiB, at most 10,000 parts."""
-    return max(PART_BYTES, -(-n_bytes // MAX_PARTS))
-
-
 def n_parts(n_bytes: int) -> int:
     """Return how many parts an object of `n_bytes` has."""
-    return max(1, -(-n_bytes // part_bytes(n_bytes)))
+    return max(1, -(-n_bytes // part_bytes_for(n_bytes)))
 
 
 def part_span(n_bytes: int, number: int) -> tuple[int, int]:
@@ -63,7 +56,7 @@ def part_span(n_bytes: int, number: int) -> tuple[int, int]:
     """
     if not 1 <= number <= n_parts(n_bytes):
         raise UsageError(f"part {number} of an object of {n_bytes} bytes; legal: 1 to {n_parts(n_bytes)}")
-    size = part_bytes(n_bytes)
+    size = part_bytes_for(n_bytes)
     return (number - 1) * size, min(number * size, n_bytes)
 
 

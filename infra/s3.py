@@ -34,10 +34,20 @@ from infra import selftest
 from infra.clock import Clock, SystemClock
 from infra.errors import ObjectChanged, ObjectExists, ObjectMissing, SettingsError, StoreError, StoreForbidden
 from infra.keys import check_key, new_id
-from infra.objects import MIN_PART_BYTES, Capabilities, PresignMethod, ResumeLog, Stat, Unfinished, check_range, check_readable
+from infra.objects import (
+    MIN_PART_BYTES,
+    Capabilities,
+    PresignMethod,
+    ResumeLog,
+    Stat,
+    Unfinished,
+    check_range,
+    check_readable,
+    part_bytes_for,
+)
 from infra.s3_clock import ServerClock
 from infra.s3_errors import MISSING, NO_ANSWER, code_of, explained, status_of
-from infra.s3_parts import PART_SIZE, TOKEN, Body, Digests, Parts, b64, digests, part_bytes_for
+from infra.s3_parts import PART_SIZE, TOKEN, Body, Digests, Parts, b64, digests
 from infra.s3_session import open_session
 from infra.settings import S3Settings
 

@@ -24,10 +24,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from infra.errors import ObjectExists, StoreError, StoreForbidden
 from infra.keys import new_id
 from infra.log import Log
-from infra.objects import MIN_PART_BYTES, ResumeLog, Stat, UploadNote
+from infra.objects import ResumeLog, Stat, UploadNote
 from infra.s3_errors import FORBIDDEN, code_of
 
-MAX_PARTS = 10_000  # S3's limit
 TOKEN = "camloop-put"
 PART_SIZE = "camloop-part-bytes"
 GONE = frozenset({"NoSuchUpload", "404"})
@@ -119,13 +118,6 @@ class Digests:
     def composite_md5(self) -> str:
         """What S3 keeps as the ETag of an object in parts."""
         return f"{hashlib.md5(b''.join(part.md5 for part in self.parts)).hexdigest()}-{len(self.parts)}"
-
-
-def part_bytes_for(n_bytes: int, wanted: int) -> int:
-    """Return a legal part size: what is wanted, more where a file would need over 10,000 parts, never under 5 MiB."""
-    made = max(wanted, -(-n_bytes // MAX_PARTS))
-    assert made >= MIN_PART_BYTES, f"parts of {made} bytes are refused by S3"
-    return made
 
 
 def digests(path: Path, part_bytes: int, *, md5: bool = True) -> Digests:

@@ -24,8 +24,8 @@ from typing import Any, Final
 from infra.clock import Clock, SystemClock
 from infra.errors import ObjectExists, ObjectMissing, QuotaSpent, StoreBusy, StoreError, StoreForbidden, UsageError
 from infra.identity import Identity
-from infra.objects import Capabilities, ResumeLog, Stat, Unfinished, UploadNote, check_readable
-from infra.protocol import Ask, Lane, Look, Part, n_parts, named_by, part_bytes, part_span
+from infra.objects import Capabilities, ResumeLog, Stat, Unfinished, UploadNote, check_readable, part_bytes_for
+from infra.protocol import Ask, Lane, Look, Part, n_parts, named_by, part_span
 from infra.s3_parts import Body
 from ingest.broker_wire import Put, Wire, address_of, said, understood
 from ingest.pace import LONGEST_TURN_S, Pace
@@ -176,7 +176,7 @@ class BrokerStore:
         if any(number > n_parts(n_bytes) for number in have):  # never to be completed
             self.abandon(key, upload)
             upload, have = self._created(key, whole)
-        size = part_bytes(n_bytes)
+        size = part_bytes_for(n_bytes)
         note = UploadNote(
             url=self.url, key=key, upload_id=upload, token="", sha256=sha256, n_bytes=n_bytes, part_bytes=size
         )  # fmt: skip

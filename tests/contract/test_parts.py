@@ -12,10 +12,9 @@ import pytest
 
 from infra.clock import FakeClock
 from infra.errors import ObjectExists, StoreBusy, StoreError, UsageError
-from infra.objects import MIN_PART_BYTES, ResumeLog
+from infra.objects import MIN_PART_BYTES, ResumeLog, part_bytes_for
 from infra.s3 import S3Store
 from infra.s3_clock import ServerClock
-from infra.s3_parts import part_bytes_for
 from tests.faults.proxy import Proxy, proxy
 from tests.ministack_server import Ministack
 
