@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import keys
+from infra import durable, keys
 from infra.records import Sidecar
 from ingest.spool import Spool
 
@@ -41,3 +41,11 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     """An empty spool."""
     with Spool(tmp_path / "spool") as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def real_disk() -> Iterator[None]:
+    """Put the real disk back after a test that put a counting or crashing one in its place."""
+    before = durable.disk
+    yield
+    durable.disk = before

@@ -73,14 +73,6 @@ KINDS: dict[str, Make] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
-
-
 def write(path: Path, make: MakeSegment) -> Path:
     """Write the 24 pictures as one file."""
     source = Camera24()

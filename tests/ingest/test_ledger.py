@@ -21,14 +21,6 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
-
-
 def entry(seq: int, boot_id: str = "boot") -> LedgerEntry:
     """Return a reason."""
     return LedgerEntry(camera_id="cam1", boot_id=boot_id, seq=seq, kind="forfeited", reason="because")

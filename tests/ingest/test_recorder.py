@@ -47,14 +47,6 @@ class Frames:
             raise self.end
 
 
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
-
-
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
     """An empty spool."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from infra import durable
 from infra.errors import DeviceError
 from infra.records import Sidecar
 from infra.video import probe
@@ -20,14 +18,6 @@ from ingest.segments import MakeSegment
 from ingest.spool import Spool
 from tests.ingest.encoded import EncodedCamera, frames
 from tests.ingest.test_recorder import Frames
-
-
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
 
 
 class Refusing(Spool):

@@ -28,14 +28,6 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
-
-
 def ids(spool: Spool) -> list[str]:
     """Return the ids of what waits."""
     return [clip.sidecar.clip_id for clip in spool.pending()]

@@ -32,14 +32,6 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
-
-
 def limits(policy: Policy = "value", max_bytes: int | None = 65_000, **more: Any) -> SpoolLimits:
     """Return limits that hold three clips of 20 kB."""
     return SpoolLimits(max_bytes=max_bytes, policy=policy, **{"keep_free_bytes": 0, **more})

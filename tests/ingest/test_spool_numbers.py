@@ -36,14 +36,6 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
-
-
 def film(spool: Spool, make_clip: MakeClip, number: int, camera_id: str = "cam1", boot_id: str = "boot") -> Sidecar:
     """Reserve a number and adopt a clip of it."""
     path, sidecar = make_clip(number)

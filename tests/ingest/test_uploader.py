@@ -41,14 +41,6 @@ def s3_server() -> Iterator[Ministack]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def real_disk() -> Iterator[None]:
-    """Put the real disk back."""
-    before = durable.disk
-    yield
-    durable.disk = before
-
-
 def key_of(sidecar: Sidecar) -> str:
     """Return where a clip belongs."""
     return keys.clip_key(sidecar.camera_id, sidecar.clip_id, sidecar.container)
