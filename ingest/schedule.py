@@ -1,7 +1,7 @@
 """When the uploader sends what: hours, a rate, a daily allowance, turns for fresh and old clips, and how many at once.
 
     [upload]
-    hours = ["22:00-06:00"]            # in the time zone below; none: always
+    hours = ["22:00-06:00"]            # of `time_zone`; none: always (ingest/hours.py)
     bytes_per_s = 500_000
     metered_bytes_per_day = 200_000_000
 
@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import threading
-import zoneinfo
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime
 from pathlib import Path
 
 from infra import durable
@@ -26,9 +24,8 @@ from infra.clock import Clock
 from infra.errors import SettingsError
 from infra.log import Log
 from infra.objects import MIN_PART_BYTES
+from ingest import hours
 
-_HOURS = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
-_DAY_MIN = 24 * 60
 _log = Log("ingest.upload")
 PIECE_S = 0.5  # a rate limit waits at most so long at a time, so that a stop is heard
 
@@ -39,7 +36,7 @@ class UploadSettings:
 
     Attributes:
         hours: when sending is allowed, such as "22:00-06:00"; empty: always.
-        zone: the time zone of `hours` and of a metered day, such as "Europe/Berlin"; None: the machine's.
+        time_zone: of `hours` and of a metered day, such as "Europe/Berlin"; None: the machine's.
         bytes_per_s: the most that is sent; None: what the link takes.
         metered_bytes_per_day: the most a day, of clips and what is sent with them; None: no limit.
         connections: the most at once; how many really help is measured.
@@ -49,7 +46,7 @@ class UploadSettings:
     """
 
     hours: tuple[str, ...] = ()
-    zone: str | None = None
+    time_zone: str | None = None
     bytes_per_s: int | None = None
     metered_bytes_per_day: int | None = None
     connections: int = 10
@@ -59,8 +56,7 @@ class UploadSettings:
 
     def __post_init__(self) -> None:
         for text in self.hours:
-            if not _HOURS.fullmatch(text) or max(_minutes(text)) > _DAY_MIN or _minutes(text)[0] == _minutes(text)[1]:
-                raise SettingsError(f"hours {text!r}; legal: HH:MM-HH:MM, 00:00 to 24:00, such as 22:00-06:00")
+            hours.minutes(text)
         for name, least in (("bytes_per_s", 1), ("metered_bytes_per_day", 1), ("connections", 1), ("tries", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -69,22 +65,11 @@ class UploadSettings:
             raise SettingsError(f"part_bytes is {self.part_bytes}; legal: {MIN_PART_BYTES} (5 MiB, S3's least) or more")
         if not 0.0 <= self.fresh_share <= 1.0:
             raise SettingsError(f"fresh_share is {self.fresh_share:g}; legal: 0 to 1")
-        self.time_zone()
-
-    def time_zone(self) -> tzinfo | None:
-        """Return the zone, None for the machine's own; SettingsError if nobody knows it."""
-        if self.zone is None:
-            return None
-        try:
-            return zoneinfo.ZoneInfo(self.zone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise SettingsError(
-                f"zone is {self.zone!r}; legal: names such as Europe/Berlin, or none for the machine's"
-            ) from error
+        hours.zone(self.time_zone)
 
     def local(self, now_ns: int) -> datetime:
         """Return UTC nanoseconds as the zone's own time."""
-        return datetime.fromtimestamp(now_ns / 1e9, UTC).astimezone(self.time_zone())
+        return hours.local(now_ns, self.time_zone)
 
     def closed_s(self, now_ns: int) -> float:
         """Return for how many seconds sending is not allowed at this UTC time; 0 while it is."""
@@ -92,16 +77,10 @@ class UploadSettings:
             return 0.0
         local = self.local(now_ns)
         minute = local.hour * 60 + local.minute
-        spans = [_minutes(text) for text in self.hours]
-        if any(start <= minute < stop if start < stop else minute >= start or minute < stop for start, stop in spans):
+        if hours.within(self.hours, minute):
             return 0.0
-        wait_min = min((start - minute) % _DAY_MIN for start, _ in spans)
+        wait_min = min((hours.minutes(text)[0] - minute) % hours.DAY_MIN for text in self.hours)
         return wait_min * 60.0 - local.second - local.microsecond / 1e6
-
-
-def _minutes(text: str) -> tuple[int, int]:
-    start, stop = text.split("-")
-    return tuple(int(hour) * 60 + int(minute) for hour, minute in (t.split(":") for t in (start, stop)))  # type: ignore[return-value]
 
 
 class Closed(BaseException):

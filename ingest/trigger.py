@@ -18,17 +18,16 @@ ask for (`Wanted`) is looked for by every trigger but `always`. Guide: infra/doc
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from infra.artefacts import Bundle, Wanted
 from infra.errors import ArtefactError, SettingsError
 from infra.settings import Where, read_table
 from ingest.gate import MAX_BUFFER_BYTES, Gate, Seen, Trigger, order_ns
+from ingest.hours import local, minutes, within, zone
 from ingest.regions import check_regions
 from ingest.source import Camera, EncodedFrame, Frame
 from ingest.sun import solar_elevation_deg
@@ -58,14 +57,14 @@ class When:
     Attributes:
         sun_below_deg: the sun stands lower than this (0 horizon, -6 end of civil twilight).
         sun_above_deg: the sun stands at least this high.
-        hours: ["22:00", "05:30"], local time of `time_zone`, the second one excluded; may run over midnight.
+        hours: such as ["22:00-05:30"], of `time_zone` (ingest/hours.py).
         sensitivity, least_share, least_duration_s: instead of those of the table; None leaves them.
         off: nothing is recorded then.
     """
 
     sun_below_deg: float | None = None
     sun_above_deg: float | None = None
-    hours: tuple[str, str] | None = None
+    hours: tuple[str, ...] = ()
     sensitivity: float | None = None
     least_share: float | None = None
     least_duration_s: float | None = None
@@ -76,9 +75,9 @@ class When:
         for name, value in (("sun_below_deg", self.sun_below_deg), ("sun_above_deg", self.sun_above_deg)):
             if value is not None and not -90 <= value <= 90:
                 raise SettingsError(f"{name} is {value:g}; legal: -90 to 90 degrees")
-        if self.hours is not None:
-            _minutes(self.hours[0]), _minutes(self.hours[1])
-        elif not self.needs_sun:
+        for text in self.hours:
+            minutes(text)
+        if not self.hours and not self.needs_sun:
             raise SettingsError("when says no time; legal: sun_below_deg, sun_above_deg, hours")
 
     @property
@@ -92,17 +91,7 @@ class When:
             and (self.sun_above_deg is None or sun_deg >= self.sun_above_deg)
         ):
             return False
-        if self.hours is None:
-            return True
-        start, end = (_minutes(text) for text in self.hours)
-        return start <= minute < end if start <= end else minute >= start or minute < end
-
-
-def _minutes(text: str) -> int:
-    hours, _, minutes = text.partition(":")
-    if not (len(minutes) == 2 and hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
-        raise SettingsError(f'hours has {text[:40]!r}; legal: "HH:MM", 00:00 to 23:59')
-    return int(hours) * 60 + int(minutes)
+        return not self.hours or within(self.hours, minute)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +110,7 @@ class TriggerSettings:
         masks: regions where nothing counts: boxes and polygons in shares of the picture (ingest/regions.py).
         when: other thresholds by the sun or by the hour.
         latitude, longitude: where the camera stands, in degrees; default: those of `[agent]`.
-        time_zone: of `hours`, such as "Europe/Berlin".
+        time_zone: of `hours`, such as "Europe/Berlin"; None: the machine's.
         model: folder of the bundle.
         labels: which of its labels start a recording.
         threshold: the least probability of such a label.
@@ -142,7 +131,7 @@ class TriggerSettings:
     when: tuple[When, ...] = ()
     latitude: float | None = None
     longitude: float | None = None
-    time_zone: str = "UTC"
+    time_zone: str | None = None
     model: Path | None = None
     labels: tuple[str, ...] = ()
     threshold: float = 0.5
@@ -164,10 +153,7 @@ class TriggerSettings:
         for name, place, most in (("latitude", self.latitude, 90), ("longitude", self.longitude, 180)):
             if place is not None and not -most <= place <= most:
                 raise SettingsError(f"{name} is {place:g}; legal: {-most} to {most} degrees")
-        try:
-            ZoneInfo(self.time_zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise SettingsError(f"time_zone is {self.time_zone[:60]!r}; legal: a name such as Europe/Berlin, or UTC") from error
+        zone(self.time_zone)
         self._check_model()
 
     def _check_model(self) -> None:
@@ -222,7 +208,6 @@ class MotionTrigger:
         self._longitude = longitude if settings.longitude is None else settings.longitude
         if any(rule.needs_sun for rule in settings.when) and (self._latitude is None or self._longitude is None):
             raise SettingsError("a rule by the sun needs latitude and longitude, in degrees, in [agent] or [trigger]")
-        self._zone = ZoneInfo(settings.time_zone)
         self._motion = Motion(settings.masks)
         self._minute: int | None = None
         self._now = self._thresholds(None)
@@ -239,11 +224,11 @@ class MotionTrigger:
     def _rule(self, utc_ns: int | None) -> When | None:
         if utc_ns is None:
             return None
-        local = datetime.datetime.fromtimestamp(utc_ns // 1_000_000_000, self._zone)
+        now = local(utc_ns, self._settings.time_zone)
         sun_deg = None
         if self._latitude is not None and self._longitude is not None:
             sun_deg = solar_elevation_deg(utc_ns, self._latitude, self._longitude)
-        minute = local.hour * 60 + local.minute
+        minute = now.hour * 60 + now.minute
         return next((rule for rule in self._settings.when if rule.holds(sun_deg, minute)), None)
 
     def _thresholds(self, rule: When | None) -> tuple[Thresholds, bool]:

@@ -36,15 +36,15 @@ class TestHours:
     )
     def test_closed(self, hours: tuple[str, ...], zone: str, now: str, closed_h: float) -> None:
         """Spans are half-open, may pass midnight, and are of the camera's zone, summer time included."""
-        assert UploadSettings(hours=hours, zone=zone).closed_s(at(now)) == pytest.approx(closed_h * 3600)
+        assert UploadSettings(hours=hours, time_zone=zone).closed_s(at(now)) == pytest.approx(closed_h * 3600)
 
     @pytest.mark.parametrize(
         ("table", "message"),
         [
-            ({"hours": ["9-17"]}, "hours '9-17'; legal: HH:MM-HH:MM"),
+            ({"hours": ["9-17"]}, "hours has '9-17'; legal: HH:MM-HH:MM"),
             ({"hours": ["24:30-06:00"]}, "legal: HH:MM-HH:MM"),
             ({"hours": ["06:00-06:00"]}, "legal: HH:MM-HH:MM"),
-            ({"zone": "Mars/Olympus"}, "zone is 'Mars/Olympus'"),
+            ({"time_zone": "Mars/Olympus"}, "time_zone is 'Mars/Olympus'"),
             ({"part_bytes": 1 << 20}, "part_bytes is 1048576; legal: 5242880"),
             ({"bytes_per_s": 0}, "bytes_per_s is 0; legal: 1"),
             ({"connections": 0}, "connections is 0; legal: 1"),

@@ -36,11 +36,11 @@ def test_the_table_is_read() -> None:
     """All keys of a full table arrive, rules and regions too."""
     table = {
         "kind": "motion", "pre_roll_s": 3, "masks": [[0, 0, 0.5, 0.5]], "time_zone": "Europe/Berlin", "small": [160, 120],
-        "when": [{"sun_below_deg": -6, "least_duration_s": 1.5}, {"hours": ["22:00", "05:30"], "off": True}], **BERLIN,
+        "when": [{"sun_below_deg": -6, "least_duration_s": 1.5}, {"hours": ["22:00-05:30"], "off": True}], **BERLIN,
     }  # fmt: skip
     settings = TriggerSettings.from_table(table)
     assert settings.masks == ((0, 0, 0.5, 0.5),)
-    assert settings.when == (When(sun_below_deg=-6, least_duration_s=1.5), When(hours=("22:00", "05:30"), off=True))
+    assert settings.when == (When(sun_below_deg=-6, least_duration_s=1.5), When(hours=("22:00-05:30",), off=True))
     assert TriggerSettings.from_table({}) == TriggerSettings()
 
 
@@ -55,7 +55,7 @@ def test_the_table_is_read() -> None:
         ({"least_duration_s": float("nan")}, "legal: 0 to 60"),
         ({"masks": [[0, 0, 2, 1]]}, "each 0 to 1"),
         ({"when": [{"least_share": 0.1}]}, "says no time"),
-        ({"when": [{"hours": ["25:00", "05:00"]}]}, 'legal: "HH:MM"'),
+        ({"when": [{"hours": ["25:00-05:00"]}]}, "legal: HH:MM-HH:MM"),
         ({"when": [{"sun_below_deg": 99}]}, "-90 to 90"),
         ({"time_zone": "Middle/Earth"}, "Europe/Berlin"),
         ({"kind": "model"}, "a bundle's folder"),
@@ -89,9 +89,9 @@ def test_a_wrong_value_is_told_with_its_line(tmp_path: Path) -> None:
     [
         (When(sun_below_deg=-6), False, True),
         (When(sun_above_deg=0), True, False),
-        (When(hours=("22:00", "05:30")), False, True),
-        (When(hours=("11:00", "14:01")), True, False),
-        (When(hours=("22:00", "05:30"), sun_above_deg=0), False, False),
+        (When(hours=("22:00-05:30",)), False, True),
+        (When(hours=("11:00-14:01",)), True, False),
+        (When(hours=("22:00-05:30",), sun_above_deg=0), False, False),
     ],
 )
 def test_rules_by_sun_and_hour(rule: When, at_noon: bool, at_midnight: bool) -> None:

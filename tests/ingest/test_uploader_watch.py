@@ -39,7 +39,7 @@ from ingest.uploader import Uploader, upload, watch
 from ingest.watchdog import Heartbeat, read_beats
 
 MakeClip = Callable[..., tuple[Path, Sidecar]]
-NIGHT = UploadSettings(hours=("22:00-06:00",), zone="UTC")
+NIGHT = UploadSettings(hours=("22:00-06:00",), time_zone="UTC")
 NOON_NS, EVENING_NS = 1_767_268_800_000_000_000, 1_767_306_600_000_000_000  # 2026-01-01 12:00 and 22:30 UTC
 
 
@@ -153,7 +153,7 @@ class TestWatch:
         """A metered day holds across restarts of the uploader; the next day goes on."""
         store, clock = MemoryStore(), FakeClock(now_ns=NOON_NS)
         fill(spool, make_clip, *range(6))
-        settings = UploadSettings(metered_bytes_per_day=45_000, zone="UTC", connections=1)
+        settings = UploadSettings(metered_bytes_per_day=45_000, time_zone="UTC", connections=1)
         sent = [upload(spool, store, settings=settings, retry=Retry(clock=clock)).n_clips for _ in range(3)]
         assert sum(sent) == 2
         clock.jump_to_ns(NOON_NS + 86_400 * 10**9)
