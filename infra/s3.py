@@ -159,7 +159,7 @@ class S3Store:
     def put(self, key: str, data: bytes) -> Stat:
         with self._explained(key):
             answer = self._s3.put_object(**self._at(check_key(key)), Body=data, **self._checksum(data))
-        return Stat(key, len(data), answer["ETag"], _modified_ns(answer))
+            return Stat(key, len(data), answer["ETag"], _modified_ns(answer))
 
     def put_if_absent(self, key: str, data: bytes) -> Stat:
         check_key(key)
@@ -208,6 +208,7 @@ class S3Store:
         with self._explained(prefix):
             pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
             for page in pages:
+                page["Bucket"]  # a login page of the network has none; it is not to be taken for an empty list
                 for found in page.get("Uploads", ()):
                     started_ns = int(found["Initiated"].timestamp()) * 1_000_000_000
                     yield Unfinished(found["Key"].removeprefix(self._prefix), found["UploadId"], started_ns)
@@ -278,19 +279,18 @@ class S3Store:
         try:
             with self._explained(key):
                 found = self._s3.head_object(**self._at(key))
+                is_mine = found.get("Metadata", {}).get(TOKEN) == token and found["ContentLength"] == n_bytes
+                return Stat(key, n_bytes, found["ETag"], _modified_ns(found)) if is_mine else None
         except (ObjectMissing, StoreForbidden):  # forbidden: missing, to who may not list
             return None
-        if found.get("Metadata", {}).get(TOKEN) != token or found["ContentLength"] != n_bytes:
-            return None
-        return Stat(key, n_bytes, found["ETag"], _modified_ns(found))
 
     def head(self, key: str) -> Stat | None:
         try:
             with self._explained(key):
                 found = self._s3.head_object(**self._at(check_readable(key)))
+                return Stat(key, found["ContentLength"], found["ETag"], _modified_ns(found))
         except ObjectMissing:
             return None
-        return Stat(key, found["ContentLength"], found["ETag"], _modified_ns(found))
 
     def holds_file(self, key: str, path: Path, *, sha256: str) -> bool:
         try:
@@ -316,6 +316,7 @@ class S3Store:
         with self._explained(prefix):
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
             for page in pages:
+                page["Name"]  # as above
                 for found in page.get("Contents", ()):
                     key = found["Key"].removeprefix(self._prefix)
                     if key and not key.endswith("/"):  # what consoles write to show a folder

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError  # noqa: A004
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from infra.errors import ObjectMissing, StoreBusy, StoreError, StoreForbidden
@@ -74,6 +75,11 @@ def explained(url: str, endpoint: str, key: str) -> Iterator[None]:
         raise StoreError(
             f"store {url} cannot be reached at {endpoint}: {mask(str(error))[:200]}; "
             "check the network and the address (CAMLOOP_S3_ENDPOINT or s3.endpoint_url in camloop.toml)"
+        ) from error
+    except (KeyError, ResponseParserError) as error:  # KeyError: a field that every S3 answer of this kind has
+        raise StoreError(
+            f"store {url}: {key!r}: what answered at {endpoint} is no S3 server ({mask(str(error))[:200]}); "
+            "perhaps a network's login page or a proxy answers in its place"
         ) from error
     except BotoCoreError as error:
         raise StoreError(f"store {url}: {mask(str(error))[:200]}; check the [s3] settings and the credentials") from error

@@ -221,21 +221,22 @@ class Parts:
         expected = {part.number: part for part in found.parts}
         made = {}
         try:
-            for listed in self._listed(note):
-                part = expected.get(listed["PartNumber"])
-                if part is not None and listed["Size"] == part.n_bytes and _same(listed, part):
-                    made[part.number] = str(listed["ETag"])
-        except ClientError as error:
-            if code_of(error) not in GONE | FORBIDDEN:  # who may not ask begins anew
-                with self.explained(note.key):
-                    raise
-            return None
+            with self.explained(note.key):
+                for listed in self._listed(note):
+                    part = expected.get(listed["PartNumber"])
+                    if part is not None and listed["Size"] == part.n_bytes and _same(listed, part):
+                        made[part.number] = str(listed["ETag"])
+        except StoreError as error:
+            if isinstance(error.__cause__, ClientError) and code_of(error.__cause__) in GONE | FORBIDDEN:
+                return None  # who may not ask begins anew
+            raise
         return made
 
     def _listed(self, note: UploadNote) -> Iterator[dict[str, Any]]:
         marker: dict[str, int] = {}
         while True:
             page = self.client.list_parts(**self.at(note.key), UploadId=note.upload_id, **marker)
+            page["UploadId"]  # a login page of the network has none; it is not to be taken for an empty list
             yield from page.get("Parts", ())
             if not page.get("IsTruncated"):
                 return

@@ -305,6 +305,10 @@ class Spool:
             sidecar = Sidecar.from_json(sidecar_path.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise ArtefactError(f"{sidecar_path}: the disk does not give its bytes any more: {error.strerror}") from error
         path = sidecar_path.with_name(f"{sidecar.clip_id}.{sidecar.container}")
         return SpooledClip(path, sidecar) if path.exists() else None
 

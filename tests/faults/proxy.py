@@ -21,7 +21,8 @@ class Proxy:
     """A running proxy. `cut(request_line)` says whether the answer to this successful request is lost.
 
     `mutate(head)` may change the head of a request before it is sent on, for example strip a condition.
-    `alter(head, body)` may change its body.
+    `alter(head, body)` may change its body, `spoil(line, reply, body)` the server's answer; an answer that ends before its
+    promised length is cut there.
     `refuse(head)` may answer in the server's place with (status, S3 error code), with
     `refusal_headers` beside the date.
     """
@@ -31,6 +32,7 @@ class Proxy:
     mutate: Callable[[bytes], bytes] = lambda head: head
     refuse: Callable[[bytes], tuple[int, str] | None] = lambda head: None
     alter: Callable[[bytes, bytes], bytes] = lambda head, body: body
+    spoil: Callable[[str, bytes, bytes], tuple[bytes, bytes]] = lambda line, reply, body: (reply, body)
     port: int = 0
     lost: list[str] = field(default_factory=list)
     refusal_headers: dict[str, str] = field(default_factory=dict)
@@ -64,8 +66,12 @@ class Proxy:
                     self.lost.append(line)
                     answer.transport.abort()
                     return
-                answer.write(reply + body)
+                reply, spoiled = self.spoil(line, reply, body)
+                answer.write(reply + spoiled)
                 await answer.drain()
+                if len(spoiled) < len(body):
+                    answer.transport.close()
+                    return
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:

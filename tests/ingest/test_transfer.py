@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -142,6 +144,59 @@ class TestStoresThatMisbehave:
         between.alter = lambda head, body: body
         upload(spool, store)
         check_all(store, sidecars)
+
+    @pytest.mark.parametrize("fault", ["truncated", "a login page", "no XML", "307", "error in a 200"])
+    def test_answers_that_make_no_sense(
+        self, spool: Spool, make_clip: MakeClip, s3_server: Ministack, between: Proxy, fault: str
+    ) -> None:
+        """A third of the answers is cut short, a stranger's page, no XML, an error or a redirect: a big clip arrives once."""
+        settings = dataclasses.replace(s3_server.s3, endpoint_url=between.url)
+        store = S3Store(f"s3://{s3_server.new_bucket()}", settings)
+        store.capabilities()
+        sidecars = fill(spool, make_clip, 2)
+        path, big = make_clip(9, n_bytes=11 << 20)
+        spool.adopt(path, big)
+        others = {
+            "a login page": b"<html>sign in to the hotel's network</html>", "no XML": b"<html><p>sign in</html>",
+            "error in a 200": b"<Error><Code>InternalError</Code></Error>",
+        }  # fmt: skip
+        rng, spoiled = random.Random(7), list[str]()
+
+        def spoil(line: str, reply: bytes, body: bytes) -> tuple[bytes, bytes]:
+            if not body or fault == "307" or rng.random() > 0.34:
+                return reply, body
+            spoiled.append(line)
+            other = others.get(fault, body)
+            head = re.sub(rb"(?im)^content-length:.*$", b"Content-Length: %d\r" % len(other), reply)
+            return head, other[: len(other) // 2] if fault == "truncated" else other
+
+        def refuse(head: bytes) -> tuple[int, str] | None:
+            if fault != "307" or rng.random() > 0.34:
+                return None
+            spoiled.append(head.split(b"\r\n")[0].decode())
+            return 307, "TemporaryRedirect"
+
+        between.refusal_headers = {"Location": s3_server.s3.endpoint_url or ""}
+        between.spoil, between.refuse = spoil, refuse
+        for _ in range(20):
+            with contextlib.suppress(StoreError):
+                upload(spool, store, retry=Retry(clock=FakeClock()))
+            if not spool.pending():
+                break
+        between.spoil, between.refuse = Proxy(0).spoil, lambda head: None
+        assert spoiled
+        check_all(store, [*sidecars, big])
+        n_begun = sum("?uploads" in line for line in spoiled)  # begun there, and nobody here heard its id: the sweep finds it
+        assert len(list(store.unfinished())) <= n_begun
+
+    def test_a_login_page_is_no_empty_store(self, s3_server: Ministack, between: Proxy) -> None:
+        """What a hotel's network answers in the store's place is an error that says so, never an empty list."""
+        store = S3Store(f"s3://{s3_server.new_bucket()}", dataclasses.replace(s3_server.s3, endpoint_url=between.url))
+        page = b"<html>sign in</html>"
+        between.spoil = lambda line, reply, body: (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page), page)
+        for ask in (lambda: list(store.list("clips/")), lambda: list(store.unfinished()), lambda: store.put("a", b"1")):
+            with pytest.raises(StoreError, match=r"is no S3 server .* login page"):
+                ask()
 
     def test_big_clip_through_cuts(self, tmp_path: Path, make_clip: MakeClip, s3_server: Ministack, between: Proxy) -> None:
         """An uploader whose line is cut in one request of three and that starts again each time sends each part about once."""

@@ -68,6 +68,20 @@ class TestUnreadable:
         assert "Input/output error" in (spool.quarantined / f"{sidecars[0].clip_id}.reason.txt").read_text()
         assert [entry.clip_id for entry in spool.ledger.entries() if entry.kind == "quarantined"] == [sidecars[0].clip_id]
 
+    def test_a_sidecar(self, spool: Spool, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So is a clip whose sidecar the disk does not give back."""
+        sidecars, read_bytes = fill(spool, make_clip, 3), Path.read_bytes
+
+        def read(path: Path) -> bytes:
+            if path.name == f"{sidecars[0].clip_id}.json":
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return read_bytes(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read)
+        result = upload(spool, MemoryStore(), settings=ONE, retry=Retry(clock=FakeClock()))
+        assert (result.n_clips, result.n_quarantined) == (2, 1)
+        assert [entry.clip_id for entry in spool.ledger.entries() if entry.kind == "quarantined"] == [sidecars[0].clip_id]
+
     def test_a_disk_that_takes_nothing(self, spool: Spool, make_clip: MakeClip) -> None:
         """A note that cannot be written on a full disk is no fault of the clip: it waits."""
 
