@@ -291,6 +291,10 @@ class SpoolDatabase:
             return database.execute(_SCHEMA).fetchall()
 
     def _connected(self, path: Path) -> sqlite3.Connection:
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            versions = file.read(20)[18:]
+            if any(version > 2 for version in versions):  # SQLite calls such a file "readonly", which a sound one may be too
+                raise sqlite3.DatabaseError(f"its header names the file formats {list(versions)}; legal: 1 and 2")
         database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         database.create_function("row_crc", -1, _row_crc, deterministic=True)
         try:
