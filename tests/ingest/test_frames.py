@@ -61,7 +61,7 @@ class Cut(CountingDisk):
 
 
 COUNT = os.environ.get("CAMLOOP_TEST_COUNT")
-POINTS = range(2, 70, 11) if COUNT is None else range(1, int(COUNT))
+POINTS = sorted({1 + number * 69 // int(COUNT or "7") for number in range(int(COUNT or "7"))})  # of a recording's 69 writes
 Make = Callable[[Camera, Path], MakeSegment]
 KINDS: dict[str, Make] = {
     "png": lambda source, folder: frames.images(source, ".png"),
