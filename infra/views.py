@@ -82,6 +82,7 @@ def frames_view(
     min_score: float = 0.25,
     sources: Mapping[str, str] | None = None,
     classes: Sequence[str] = ("person",),
+    human: bool = True,
 ) -> pl.LazyFrame:
     """Return one row per live frame, sorted by clip_id and pts (see the module).
 
@@ -90,6 +91,7 @@ def frames_view(
         min_score: the least score of a detection that counts in `n_<class>`; in [0, 1].
         sources: "detections" or a factor -> the `name@version` to use; without, what is live, the newest first.
         classes: class names that have a column even when none was ever found; every class ever found has one.
+        human: False leaves people's words out: the view as machines and the registry alone would have it, to judge them by.
 
     Raises:
         QueryError: `min_score` is outside [0, 1].
@@ -103,10 +105,11 @@ def frames_view(
     clips = clips.select("clip_id", *_CLIP_COLUMNS, *static)
     frames = catalog.scan("frames", ["clip_id", "pts", *FRAME_MEASURES]).sort("clip_id", "pts")
     taken = [*frames.collect_schema().names(), *clips.collect_schema().names()]
+    words = _words(catalog) if human else _words(catalog).clear()
     # Narrow joins first, on frames alone; what is the same for a whole clip comes with its clip, in one join at the end.
     frames, clips, counts = _join_counts(frames, clips, catalog, min_score, sources.pop("detections", None), classes)
-    frames, clips, factors = _join_factors(frames, clips, catalog, [*taken, *counts], static, sources)
-    labels = _words(catalog).filter(pl.col("factor").is_null(), pl.col("x1").is_null())
+    frames, clips, factors = _join_factors(frames, clips, catalog, words, [*taken, *counts], static, sources)
+    labels = words.filter(pl.col("factor").is_null(), pl.col("x1").is_null())
     frames = covered(frames, segments(labels), "_label")
     frames = frames.join(clips, on="clip_id", how="inner", maintain_order="left")
     frames = _with_times(frames, zones).with_columns(pl.coalesce(name, "_looked").alias(name) for name in counts)
@@ -184,12 +187,13 @@ def _join_factors(
     frames: pl.LazyFrame,
     clips: pl.LazyFrame,
     catalog: Catalog,
+    words: pl.DataFrame,
     taken: Sequence[str],
     static: Sequence[str],
     sources: Mapping[str, str],
 ) -> tuple[pl.LazyFrame, pl.LazyFrame, list[str]]:
     """Join each factor's candidates: a person's word and a tag to frames, a clip's tag to clips. Return the factors too."""
-    words = _words(catalog).filter(pl.col("factor").is_not_null())
+    words = words.filter(pl.col("factor").is_not_null())
     tags = _tags(catalog, sources)
     factors = _factors(taken, static, words["factor"], tags.select(pl.col("factor").unique()).collect()["factor"])
     for factor in factors:

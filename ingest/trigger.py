@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from infra.artefacts import Bundle, Wanted
 from infra.errors import ArtefactError, SettingsError
 from infra.settings import Where, read_table
+from infra.sun import solar_elevation_deg
 from ingest.gate import MAX_BUFFER_BYTES, Gate, Seen, Trigger, order_ns
 from ingest.hours import local, minutes, within, zone
 from ingest.regions import check_regions
 from ingest.source import Camera, EncodedFrame, Frame
-from ingest.sun import solar_elevation_deg
 
 if TYPE_CHECKING:
     from infra.picture import Rgb
