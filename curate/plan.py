@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import polars as pl
 
-from curate import detect, factors, openclip, quality, scan
+from curate import daylight, detect, factors, openclip, quality, scan
 from curate.detect import Weights
 from infra import keys
 from infra.catalog import Catalog
 from infra.errors import Refused, UsageError
+from infra.views import FRAME_MEASURES, clips_view, frames_view
 
 Step = Literal["scan", "detect", "embed", "tag"]
 STEPS: tuple[Step, ...] = ("scan", "detect", "embed", "tag")
@@ -65,8 +66,10 @@ class Options:
             raise UsageError("step detect needs --weights FILE (.onnx or .pt); or leave it out: --without detect")
         if "embed" in self.steps and self.embedder is None:
             raise UsageError(f"step embed needs weights: {openclip.REMEDY}")
-        if "tag" in self.steps and self.sheet.of("prompts") and self.embedder is None:
-            raise UsageError(f"the factor sheet has prompts: {openclip.REMEDY.replace('--without embed', '--without tag')}")
+        if "tag" in self.steps and (asked := self.sheet.of("prompts")) and self.embedder is None:
+            raise UsageError(
+                f"{asked[0].at}: the factor sheet has prompts: {openclip.REMEDY.replace('--without embed', '--without tag')}"
+            )
         if not self.every_s > 0:
             raise UsageError(f"--every-s {self.every_s}: give seconds above 0")
 
@@ -82,7 +85,8 @@ class Options:
             return keys.fingerprint(step, openclip.VERSION, settings, self.embedder.sha256 if self.embedder else None)
         lighting = [quality.PITCH_DARK, quality.NIGHT, quality.DUSK, quality.GREY]
         code = {"sheet": self.sheet.text_sha256, "code": factors.VERSION, "lighting": lighting}
-        return keys.fingerprint(step, TAG_VERSION, settings | code, None)
+        place = {"sun": upstream["sun"]} if "sun" in upstream else {}  # only where the sheet asks the sun
+        return keys.fingerprint(step, TAG_VERSION, settings | code | place, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +155,11 @@ def make(catalog: Catalog, options: Options, *, only: Collection[str] | None = N
     for row in catalog.live().filter(pl.col("scope") == "clip").iter_rows(named=True):
         live.setdefault(row["scope_id"], {})[row["step"]] = row["fingerprint"]
     failed = set() if options.retry else set(catalog.scan("failures", ["failure_id"]).collect()["failure_id"])
+    if "tag" in options.steps:
+        _check_sheet(catalog, options.sheet)
+        if options.sheet.of("sun"):
+            for clip_id, place in daylight.fingerprints(catalog).items():
+                live.setdefault(clip_id, {})["sun"] = place
     works: list[Work] = []
     quarantined, waiting, expired = [], [], []
     for clip in clips.iter_rows(named=True):
@@ -195,13 +204,19 @@ def _missing(options: Options, live: Mapping[str, str]) -> tuple[dict[Step, str]
     return missing, False
 
 
+def _check_sheet(catalog: Catalog, sheet: factors.Sheet) -> None:
+    """Refuse, before anything is decoded, a sheet over columns that nobody has, or over the sun where no place is known."""
+    if sheet.columns().keys() - set(FRAME_MEASURES):
+        sheet.check_columns(frames_view(catalog).collect_schema().names())
+    for factor in sheet.of("sun"):
+        daylight.check(catalog, factor.at)
+
+
 def _check_world(catalog: Catalog, options: Options, works: Sequence[Work]) -> None:
     """Refuse models that only know the simulated world on footage that is not marked as simulated."""
     bound = [weights for weights in (options.detector, options.embedder) if weights and weights.simulated_world_only]
     if not bound or not works or catalog.settings.get("world") == WORLD_SIMULATED:
         return
-    from infra.views import clips_view
-
     rows = clips_view(catalog)
     mine = rows.filter(pl.col("clip_id").is_in([work.clip_id for work in works]))
     real = mine if "world" not in rows.collect_schema() else mine.filter(pl.col("world").fill_null("") != WORLD_SIMULATED)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from curate import factors, openclip, quality
+from curate import daylight, factors, openclip, quality
 from curate.collect import Tally
 from curate.factors import Factor, Sheet
 from curate.plan import Options, Work
@@ -56,6 +56,9 @@ def tag(catalog: Catalog, clip_ids: Sequence[str], sheet: Sheet, embedder: OpenC
             rows = _of(frames_view(catalog, min_score=factor.min_score, classes=_classes(factor)), clip_ids)
             named = rows.select(*_KEY, name=factors.by_rules(factor, rows.collect_schema())).sort(_KEY).collect()
             made.append(_row(factor, named, named["name"]))
+        elif factor.origin == "sun":
+            named = daylight.name_frames(frames, daylight.places(catalog))
+            made.append(_row(factor, named, named["name"]))
         elif factor.origin == "prompts" and embedder is not None:
             made.append(_by_prompts(catalog, clip_ids, factor, embedder))
     empty = pl.DataFrame(schema={"clip_id": pl.String, "pts": pl.Int64, "factor": pl.String, "name": pl.String,
@@ -99,7 +102,8 @@ def _by_prompts(catalog: Catalog, clip_ids: Sequence[str], factor: Factor, embed
     if rows.is_empty():
         return _row(factor, rows, pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.Float32))
     images = openclip.unpack(rows["vector"].to_list(), rows["dim"][0])
-    best, probs = factors.by_prompts(factor, images, embedder.texts(list(factor.prompts.values())), embedder.scale)
-    prompts = list(factor.prompts)
-    names = [prompts[index] if prob >= factor.floor else None for index, prob in zip(best, probs, strict=True)]
+    best, probs = factors.by_prompts(factor, images, embedder.texts(factor.sentences), embedder.scale)
+    floors = [(value, factor.floors.get(value, factor.floor)) for value in factor.prompts]
+    found = ((*floors[index], prob) for index, prob in zip(best, probs, strict=True))
+    names = [value if prob >= floor else None for value, floor, prob in found]
     return _row(factor, rows, pl.Series(names, dtype=pl.String), pl.Series(probs))
