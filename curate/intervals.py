@@ -83,7 +83,8 @@ def switched(samples: Samples, on: NDArray[np.float64], off: NDArray[np.float64]
     after_unknown[1:] = samples.start[1:] - samples.end[:-1] > hold
     mark[after_unknown & (mark == 0)] = -1
     last = np.maximum.accumulate(np.where(mark != 0, np.arange(len(mark)), -1)) if len(mark) else np.zeros(0, np.int64)
-    return (last >= 0) & (mark[last] == 1)
+    is_on: NDArray[np.bool_] = (last >= 0) & (mark[last] == 1)
+    return is_on
 
 
 def merged(intervals: Ticks, gap: int = 0) -> Ticks:
@@ -111,7 +112,9 @@ def padded(intervals: Ticks, pad: int, bounds: tuple[int, int]) -> Ticks:
     """Return the intervals `pad` ticks longer at both ends, within [low, high), merged where they meet."""
     if not pad:
         return intervals
-    return merged(np.stack([np.maximum(intervals[:, 0] - pad, bounds[0]), np.minimum(intervals[:, 1] + pad, bounds[1])], axis=1))
+    return merged(
+        np.stack([np.maximum(intervals[:, 0] - pad, bounds[0]), np.minimum(intervals[:, 1] + pad, bounds[1])], axis=1)
+    )
 
 
 def find(

@@ -115,7 +115,7 @@ pairs = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30)), max_size=30
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(values=scores, merge=ticks, least=ticks, pad=ticks)
 def test_whatever_the_scores(values: list[float | None], merge: int, least: int, pad: int) -> None:
-    """Half-open, sorted, disjoint, long enough; each holds a score that reached `on`, and every such score long enough is in one."""
+    """Proper and long enough; each holds a score that reached `on`, and every such score that is long enough is in one."""
     made = samples(values)
     shape = np.ones(len(made.start))
     found = intervals.find(made, shape * 0.5, shape * 0.2, Rule(merge=merge, least=least, pad=pad))

@@ -1,0 +1,218 @@
+"""Events: where a layer is on, as intervals of clips, joined across the clip borders of a recording.
+
+    clips -> chains of clips that follow each other -> scores on one time axis -> intervals -> cut at clip borders
+
+Rows are a question, not a table: nothing is stored, so every threshold may be asked again. A row lies within one clip; the
+rows of an event share an `event_id` = hash(recording, layer, source, first clip, first start_pts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from curate import intervals
+from curate.chains import COLUMNS, Chain, chains, to_ns, to_pts
+from curate.intervals import Rule, Samples
+from curate.layers import Layer, samples
+from infra import keys
+from infra.catalog import Catalog
+
+Rows = list[dict[str, Any]]
+
+BATCH_FRAMES: Final = 20_000_000  # of clips whose scores are in memory at the same time: 1 GB
+EVENTS: Final = pl.Schema(
+    {
+        "camera_id": pl.String, "recording_id": pl.String, "clip_id": pl.String, "source_name": pl.String,
+        "layer": pl.String, "source": pl.String, "event_id": pl.String, "start_pts": pl.Int64, "end_pts": pl.Int64,
+        "start_s": pl.Float64, "end_s": pl.Float64, "start_utc_ns": pl.Int64, "end_utc_ns": pl.Int64, "peak": pl.Float64,
+        "peak_pts": pl.Int64, "unknown_s": pl.Float64, "start_known": pl.Boolean, "end_known": pl.Boolean,
+    }
+)  # fmt: skip
+"""Columns of `Events.rows`: [start_pts, end_pts) of the clip; `_s` = pts x time base; `_utc_ns` null where the clip's start
+is unknown; `peak` the highest score at `peak_pts`, null in padding; `unknown_s` seconds of it without a score;
+`start_known` whether what comes just before it was looked at (so that the event did begin here), `end_known` likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """The intervals of a layer, and what there was to look at.
+
+    Attributes:
+        rows: columns of `EVENTS`, by camera, then time.
+        cameras: camera_id, n_events, footage_s, on_s (in intervals, padding included), unknown_s (without a score), and
+            shares of frames, estimated by 1 / p_keep with all frames of `gops` as denominator: share_on (score at least `on`),
+            share_off, share_unknown; null where nothing was scanned.
+    """
+
+    rows: pl.DataFrame
+    cameras: pl.DataFrame
+
+    def only(self, wanted: pl.DataFrame) -> Events:
+        """Return the rows named by (event_id, clip_id, start_pts); n_events and on_s count them alone."""
+        rows = self.rows.join(wanted, on=["event_id", "clip_id", "start_pts"], how="semi", maintain_order="left")
+        counts = rows.group_by("camera_id").agg(
+            n_events=pl.col("event_id").n_unique().cast(pl.Int64), on_s=(pl.col("end_s") - pl.col("start_s")).sum()
+        )
+        cameras = self.cameras.drop("n_events", "on_s").join(counts, on="camera_id", how="left", maintain_order="left")
+        return Events(rows, cameras.with_columns(pl.col("n_events", "on_s").fill_null(0)).select(_CAMERAS.names()))
+
+
+_CAMERAS: Final = pl.Schema(
+    {
+        "camera_id": pl.String, "n_events": pl.Int64, "footage_s": pl.Float64, "on_s": pl.Float64, "unknown_s": pl.Float64,
+        "n_frames": pl.Int64, "share_on": pl.Float64, "share_off": pl.Float64, "share_unknown": pl.Float64,
+    }
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Total:
+    """What was counted of one camera; `frames_on` and `frames_off` are sums of 1 / p_keep."""
+
+    n_events: int = 0
+    footage_s: float = 0.0
+    on_s: float = 0.0
+    known_s: float = 0.0
+    frames_on: float = 0.0
+    frames_off: float = 0.0
+
+    def add(self, chain: Chain, scores: Samples, rows: Rows, is_on: NDArray[np.bool_], weight: NDArray[np.float64]) -> None:
+        self.n_events += len({row["event_id"] for row in rows})
+        self.footage_s += int((chain.extent[:, 1] - chain.extent[:, 0]).sum()) / 1e9
+        self.on_s += sum(row["end_s"] - row["start_s"] for row in rows)
+        self.known_s += int((scores.end - scores.start).sum()) / 1e9
+        self.frames_on += float(weight[is_on].sum())
+        self.frames_off += float(weight[~is_on].sum())
+
+    def row(self, n_frames: int) -> dict[str, Any]:
+        on, off = ((found / n_frames if n_frames else None) for found in (self.frames_on, self.frames_off))
+        return {
+            "n_events": self.n_events, "footage_s": self.footage_s, "on_s": self.on_s,
+            "unknown_s": max(0.0, self.footage_s - self.known_s), "n_frames": n_frames, "share_on": on, "share_off": off,
+            "share_unknown": None if on is None or off is None else max(0.0, 1 - on - off),
+        }  # fmt: skip
+
+
+def find(catalog: Catalog, layer: Layer, clip_ids: Collection[str] | None = None) -> Events:
+    """Return where a layer is on.
+
+    Args:
+        catalog: the tables.
+        layer: what to look for.
+        clip_ids: the clips to look at; None: all.
+
+    Raises:
+        QueryError: a class that was never found, or an expression with an unknown column.
+    """
+    clips = (
+        catalog.scan("clips", [*COLUMNS, "n_frames", "source_name"])
+        .filter(pl.col("first_pts").is_not_null(), pl.col("end_pts").is_not_null())
+        .collect()
+    )
+    if clip_ids is not None:
+        clips = clips.filter(pl.col("clip_id").is_in(list(clip_ids)))
+    made = chains(clips.to_dicts(), layer.join_s)
+    sources = _sources(catalog, layer.step)
+    rows: Rows = []
+    totals: dict[str, _Total] = {str(name): _Total() for name in clips["camera_id"].unique().sort()}
+    for group in _batches(made):
+        found = samples(catalog, layer, [clip["clip_id"] for chain in group for clip in chain.clips])
+        by_clip = {str(key[0]): part for key, part in found.partition_by("clip_id", as_dict=True).items()}
+        for chain in group:
+            rows += _events(chain, layer, by_clip, sources, totals[chain.clips[0]["camera_id"]])
+    frames = catalog.scan("gops", ["clip_id", "pts"]).select("clip_id", n=pl.col("pts").list.len()).group_by("clip_id").sum()
+    cameras = clips.select("clip_id", "camera_id").join(frames.collect(), on="clip_id", how="left")
+    n_frames = dict(cameras.group_by("camera_id").agg(pl.col("n").sum()).iter_rows())
+    order = ["camera_id", "start_utc_ns", "recording_id"]
+    return Events(
+        pl.DataFrame(rows, EVENTS).sort(order, nulls_last=True, maintain_order=True),
+        pl.DataFrame([{"camera_id": name, **total.row(int(n_frames[name] or 0))} for name, total in totals.items()], _CAMERAS),
+    )
+
+
+def _batches(made: Sequence[Chain]) -> Iterator[list[Chain]]:
+    """Yield chains in groups of at most about `BATCH_FRAMES` frames."""
+    group: list[Chain] = []
+    n = 0
+    for chain in made:
+        size = sum(clip["n_frames"] or 0 for clip in chain.clips)
+        if group and n + size > BATCH_FRAMES:
+            yield group
+            group, n = [], 0
+        group.append(chain)
+        n += size
+    if group:
+        yield group
+
+
+def _sources(catalog: Catalog, step: str) -> dict[str, str]:
+    """Return clip_id -> `step@fingerprint` of what made its scores."""
+    live = catalog.live().filter(pl.col("step") == step, pl.col("scope") == "clip")
+    return {
+        clip_id: f"{step}@{fingerprint[:12]}" for clip_id, fingerprint in live.select("scope_id", "fingerprint").iter_rows()
+    }
+
+
+def _events(chain: Chain, layer: Layer, by_clip: Mapping[str, pl.DataFrame], sources: Mapping[str, str], total: _Total) -> Rows:
+    """Return the rows of one chain, in order, and count it."""
+    scores, factor, weight = _on_axis(chain, by_clip)
+    first, low, high = chain.clips[0], int(chain.extent[0, 0]), int(chain.extent[-1, 1])
+    rule = Rule(**{name: round(getattr(layer, f"{name}_s") * 1e9) for name in ("merge", "least", "pad")})
+    found = intervals.find(scores, layer.on * factor, layer.off * factor, rule, (low, high))
+    source = sources.get(first["clip_id"], f"{layer.step}@unknown" if layer.step != "where" else "where@1")
+    rows: Rows = []
+    for start, end in found.tolist():
+        pieces = intervals.cut((start, end), chain.extent)
+        begins = chain.clips[pieces[0][0]]
+        start_pts = to_pts(start, begins, int(chain.extent[pieces[0][0], 0]))
+        recording = first["recording_id"] or first["clip_id"]
+        event_id = keys.derived_id(recording, layer.name, source, begins["clip_id"], start_pts)
+        common = {"layer": layer.name, "source": source, "event_id": event_id}
+        rows += [common | _piece(chain, scores, piece) for piece in pieces]
+        _, rows[-len(pieces)]["start_known"], rows[-1]["end_known"] = intervals.known((start, end), scores)
+    total.add(chain, scores, rows, scores.value >= layer.on * factor, weight)
+    return rows
+
+
+def _piece(chain: Chain, scores: Samples, piece: tuple[int, int, int]) -> dict[str, Any]:
+    """Return what a row says of the part of an event that lies in one clip."""
+    number, start, end = piece
+    clip, offset = chain.clips[number], int(chain.extent[number, 0])
+    start_pts, end_pts = to_pts(start, clip, offset), to_pts(end, clip, offset)
+    tick_s = clip["time_base_num"] / clip["time_base_den"]
+    at = intervals.peak(start, end, scores)
+    utc_ns = clip["start_ns"]
+    return {
+        **{name: clip[name] for name in ("camera_id", "recording_id", "clip_id", "source_name")},
+        "start_pts": start_pts, "end_pts": end_pts, "start_s": start_pts * tick_s, "end_s": end_pts * tick_s,
+        "start_utc_ns": None if utc_ns is None else utc_ns + start - offset,
+        "end_utc_ns": None if utc_ns is None else utc_ns + end - offset,
+        "peak": None if at is None else float(scores.value[at]),
+        "peak_pts": None if at is None else to_pts(int(scores.start[at]), clip, offset),
+        "unknown_s": (end - start - intervals.known((start, end), scores)[0]) / 1e9,
+        "start_known": True, "end_known": True,
+    }  # fmt: skip
+
+
+def _on_axis(chain: Chain, by_clip: Mapping[str, pl.DataFrame]) -> tuple[Samples, NDArray[np.float64], NDArray[np.float64]]:
+    """Return the scores of a chain on its axis, with the factor of each threshold and 1 / p_keep: float64 (T,)."""
+    parts = []
+    for clip, (low, high) in zip(chain.clips, chain.extent.tolist(), strict=True):
+        part = by_clip.get(clip["clip_id"])
+        if part is None:
+            continue
+        start, end = (to_ns(part[name].to_numpy(), clip, low) for name in ("pts", "end_pts"))
+        is_inside = (start >= low) & (start < high)
+        columns = (part[name].to_numpy() for name in ("value", "factor", "p_keep"))
+        parts.append([column[is_inside] for column in (start, np.minimum(end, high), *columns)])
+    if not parts:
+        none = np.zeros(0)
+        return Samples(none.astype(np.int64), none.astype(np.int64), none), none, none
+    start, end, value, factor, p_keep = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Samples(start, end, value), factor, 1 / p_keep

@@ -1,0 +1,273 @@
+"""Layers: what can be on in footage, at which scores, and the scores themselves out of a store.
+
+A layer is named by
+- `motion`: the share of the picture that moves, one score per decoded frame (table `gops`);
+- a class of the detector, such as `person`: the highest score of its detections in each kept frame, 0 where the detector
+  looked and found none;
+- anything else is a where-expression over kept frames, such as `lighting = 'night' and n_car > 0`: 1 where it is true, 0
+  where it is false, unknown where it is null. So a tag is a layer: human beats model beats static, as in every view.
+
+A frame's score holds until the next frame that could have one, at most `HOLD` times the clip's median distance of such
+frames, and never into a GOP that was not decoded. What no score covers is unknown.
+
+Thresholds may follow darkness and hours: both are factors by which `on` and `off` of a frame are multiplied.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from infra import views, where
+from infra.catalog import Catalog
+from infra.errors import QueryError
+
+MOTION: Final = "motion"
+HOLD: Final = 4  # median distances: a frame says nothing about a drop-out that is longer
+ON: Final = {MOTION: 0.02}  # share of the picture
+CLASS_ON: Final = 0.5  # score of a detection
+_CLASS: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]*")
+_OPERATOR: Final = re.compile(r"[=<>]|\b(is|in|between|not)\b", re.IGNORECASE)
+_HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+
+SAMPLES: Final = pl.Schema(
+    {
+        "clip_id": pl.String,
+        "pts": pl.Int64,
+        "end_pts": pl.Int64,
+        "value": pl.Float64,
+        "p_keep": pl.Float64,
+        "factor": pl.Float64,
+    }
+)
+"""Columns of `samples`: value holds for [pts, end_pts) of the clip; its thresholds are `on` and `off` times `factor`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What is looked for, and what makes an interval of it; made by `layer`, which fills in defaults.
+
+    Attributes:
+        name: see the module.
+        on: the score that switches it on.
+        off: below it, the layer goes off; at most `on`.
+        least_s: shorter intervals are dropped, seconds.
+        merge_s: intervals that are at most so many seconds apart are one.
+        pad_s: seconds added before and after.
+        dark: (brightness 0..255, factor), brightness increasing: linear between, constant outside.
+        hours: (first minute, last minute (excluded), factor) of the camera's local day, may cross midnight; the first counts.
+        join_s: clips of a camera that follow within so many seconds are one recording, whatever they were recorded as;
+            None: only clips of the same recording.
+    """
+
+    name: str
+    on: float
+    off: float
+    least_s: float = 0.5
+    merge_s: float = 1.0
+    pad_s: float = 0.0
+    dark: tuple[tuple[float, float], ...] = ()
+    hours: tuple[tuple[int, int, float], ...] = ()
+    join_s: float | None = None
+
+    @property
+    def is_motion(self) -> bool:
+        """Whether its scores come from `gops`."""
+        return self.name == MOTION
+
+    @property
+    def is_expression(self) -> bool:
+        """Whether its name is a where-expression."""
+        return _OPERATOR.search(self.name) is not None
+
+    @property
+    def step(self) -> str:
+        """The step whose result it is."""
+        return views.SCAN if self.is_motion else "where" if self.is_expression else views.DETECT
+
+
+def layer(
+    name: str, *, on: float | None = None, off: float | None = None, least_s: float = 0.5, merge_s: float = 1.0,
+    pad_s: float = 0.0, dark: Sequence[tuple[float, float]] = (), hours: Sequence[tuple[int, int, float]] = (),
+    join_s: float | None = None,
+) -> Layer:  # fmt: skip
+    """Return a layer; `on` is .02 of the picture for motion and .5 for a class by default, `off` half of `on`.
+
+    Raises:
+        QueryError: a name, number or threshold that cannot be; an expression with thresholds.
+    """
+    is_expression = _OPERATOR.search(name) is not None
+    if is_expression:
+        where.parse(name)
+        if on is not None or off is not None or dark or hours:
+            raise QueryError(f"{name!r} is true or false: it has no thresholds; put brightness or hour into the expression")
+        on = off = 0.5
+    elif not _CLASS.fullmatch(name):
+        raise QueryError(f"layer {name[:80]!r}; legal: motion, a class such as person, or a where-expression")
+    chosen = ON.get(name, CLASS_ON) if on is None else on
+    made = Layer(
+        name=name, on=chosen, off=chosen / 2 if off is None else off, least_s=least_s, merge_s=merge_s, pad_s=pad_s,
+        dark=tuple(sorted(dark)), hours=tuple(hours), join_s=join_s,
+    )  # fmt: skip
+    _check(made)
+    return made
+
+
+def _check(made: Layer) -> None:
+    if not 0 < made.off <= made.on <= 1:
+        raise QueryError(f"on {made.on:g}, off {made.off:g}; legal: 0 < off <= on <= 1")
+    for name in ("least_s", "merge_s", "pad_s", "join_s"):
+        value = getattr(made, name)
+        if value is not None and not 0 <= value < 86_400:
+            raise QueryError(f"{name} {value:g}; legal: 0 or more seconds, less than a day")
+    levels = [level for level, _ in made.dark]
+    if any(not 0 <= level <= 255 for level in levels) or len(set(levels)) < len(levels):
+        raise QueryError(f"dark at brightness {levels}; legal: each from 0 to 255, and once")
+    for factor in [*(factor for _, factor in made.dark), *(factor for *_, factor in made.hours)]:
+        if not 0 < factor <= 1000:
+            raise QueryError(f"a threshold times {factor:g}; legal: above 0, at most 1000")
+
+
+def read_dark(text: str) -> tuple[tuple[float, float], ...]:
+    """Read `20=4,60=2,120=1`: at brightness 20 thresholds are four times as high, and so on.
+
+    Raises:
+        QueryError: it cannot be read.
+    """
+    made = []
+    for part in text.split(","):
+        level, _, factor = part.partition("=")
+        try:
+            made.append((float(level), float(factor)))
+        except ValueError as error:
+            raise QueryError(f"dark {part!r}; write BRIGHTNESS=FACTOR, such as 20=4,60=2,120=1") from error
+    return tuple(made)
+
+
+def read_hours(text: str) -> tuple[tuple[int, int, float], ...]:
+    """Read `22:00-06:00=3`: thresholds are three times as high from 22 to 6 o'clock of the camera's local time.
+
+    Raises:
+        QueryError: it cannot be read.
+    """
+    made = []
+    for part in text.split(","):
+        times, _, factor = part.partition("=")
+        found = _HOURS.fullmatch(times.strip())
+        try:
+            number = float(factor)
+        except ValueError:
+            found = None
+        if found is None:
+            raise QueryError(f"hours {part!r}; write HH:MM-HH:MM=FACTOR, such as 22:00-06:00=3")
+        first_h, first_min, last_h, last_min = map(int, found.groups())
+        made.append((60 * first_h + first_min, 60 * last_h + last_min, number))
+    return tuple(made)
+
+
+def samples(catalog: Catalog, wanted: Layer, clip_ids: Sequence[str]) -> pl.DataFrame:
+    """Return the scores of some clips, sorted by clip_id and pts; what is not there is unknown.
+
+    Args:
+        catalog: the tables.
+        wanted: the layer.
+        clip_ids: whose scores.
+
+    Returns:
+        Columns of `SAMPLES`; `p_keep` is the probability with which the frame came to be looked at.
+
+    Raises:
+        QueryError: a class that no detector ever found, or an expression with an unknown column.
+    """
+    chosen = pl.col("clip_id").is_in(list(clip_ids))
+    if wanted.is_motion:
+        return _with_factor(catalog, wanted, _motion(catalog, chosen), chosen)
+    frames = _expression(catalog, wanted, chosen) if wanted.is_expression else _class(catalog, wanted, chosen)
+    gops = catalog.scan("gops", ["clip_id", "start_pts", "decoded"]).filter(chosen, ~pl.col("decoded"))
+    blind = gops.select("clip_id", pts="start_pts", blind_pts="start_pts").sort("pts").collect()
+    bounded = frames.sort("pts").join_asof(blind, on="pts", by="clip_id", strategy="forward", check_sortedness=False)
+    return _with_factor(catalog, wanted, _ended(bounded.rename({"blind_pts": "limit_pts"})), chosen)
+
+
+def _motion(catalog: Catalog, chosen: pl.Expr) -> pl.DataFrame:
+    columns = ["clip_id", "end_pts", "pts", "motion", "decoded", "p_keep"]
+    is_whole = pl.col("decoded") & (pl.col("motion").list.len() == pl.col("pts").list.len())
+    gops = catalog.scan("gops", columns).filter(chosen).filter(is_whole).collect()
+    frames = gops.select("clip_id", "pts", "p_keep", limit_pts="end_pts", value="motion").explode("pts", "value")
+    return _ended(frames.with_columns(pl.col("value").cast(pl.Float64)))
+
+
+def _class(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
+    found = catalog.scan("detections", ["clip_id", "pts", "class_name", "score"])
+    classes = sorted({*found.select(pl.col("class_name").unique()).collect()["class_name"], "person"})
+    if wanted.name not in classes:
+        near = difflib.get_close_matches(wanted.name, [MOTION, *classes], n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"found were: {', '.join(classes)}"
+        raise QueryError(f"no detection of class {wanted.name!r}; {hint}")
+    best = found.filter(chosen, pl.col("class_name") == wanted.name).group_by("clip_id", "pts").agg(best=pl.col("score").max())
+    column = views.class_column(wanted.name)
+    frames = views.frames_view(catalog, min_score=0, classes=(wanted.name,)).filter(chosen)
+    frames = frames.select("clip_id", "pts", "p_keep", clip_end="end_pts", n=column)
+    frames = frames.join(best, on=["clip_id", "pts"], how="left", maintain_order="left")
+    value = pl.when(pl.col("n").is_not_null()).then(pl.col("best").fill_null(0.0).cast(pl.Float64))
+    return frames.select("clip_id", "pts", "p_keep", "clip_end", value=value).collect()
+
+
+def _expression(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
+    frames = views.frames_view(catalog).filter(chosen)
+    value = where.parse(wanted.name).to_polars(frames.collect_schema()).cast(pl.Float64)
+    return frames.select("clip_id", "pts", "p_keep", clip_end="end_pts", value=value).collect()
+
+
+def _ended(frames: pl.DataFrame) -> pl.DataFrame:
+    """Give each score its end: the next frame, the limits that the frame has, or `HOLD` median distances; drop unknown ones."""
+    frames = frames.sort("clip_id", "pts").with_columns(next_pts=pl.col("pts").shift(-1).over("clip_id"))
+    distance = (pl.col("next_pts") - pl.col("pts")).median().over("clip_id")
+    held = pl.col("pts") + (HOLD * distance).ceil().cast(pl.Int64)
+    limits = [name for name in ("next_pts", "limit_pts", "clip_end") if name in frames.columns]
+    ended = frames.with_columns(end_pts=pl.min_horizontal(held, *limits))
+    return ended.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan() & (pl.col("end_pts") > pl.col("pts")))
+
+
+def _with_factor(catalog: Catalog, wanted: Layer, found: pl.DataFrame, chosen: pl.Expr) -> pl.DataFrame:
+    """Add `factor`, from the brightness and local time of the nearest kept frame; 1 where they are unknown."""
+    if not wanted.dark and not wanted.hours:
+        return found.with_columns(factor=pl.lit(1.0)).select(SAMPLES.names()).cast(SAMPLES)
+    frames = views.frames_view(catalog).filter(chosen).select("clip_id", "pts", "brightness", "capture_ns", "time_zone")
+    near = found.sort("pts").join_asof(
+        frames.collect().sort("pts"), on="pts", by="clip_id", strategy="nearest", check_sortedness=False
+    )
+    factor = darkness_factor(pl.col("brightness").cast(pl.Float64), wanted.dark)
+    factor = factor * _hours_factor(wanted.hours, near["time_zone"].fill_null("UTC").unique().sort().to_list())
+    return near.with_columns(factor=factor).sort("clip_id", "pts").select(SAMPLES.names()).cast(SAMPLES)
+
+
+def darkness_factor(brightness: pl.Expr, dark: Sequence[tuple[float, float]]) -> pl.Expr:
+    """Return the factor at a brightness: linear between the given points, constant outside, 1 where it is unknown."""
+    made = pl.lit(dark[-1][1] if dark else 1.0)
+    for (low, at_low), (high, at_high) in reversed(list(zip(dark, dark[1:], strict=False))):
+        between = at_low + (brightness - low) / (high - low) * (at_high - at_low)
+        made = pl.when(brightness < high).then(between).otherwise(made)
+    if dark:
+        made = pl.when(brightness <= dark[0][0]).then(dark[0][1]).otherwise(made)
+    return pl.when(brightness.is_null()).then(1.0).otherwise(made)
+
+
+def _hours_factor(hours: Sequence[tuple[int, int, float]], zones: Sequence[str]) -> pl.Expr:
+    utc = pl.from_epoch("capture_ns", time_unit="ns").dt.replace_time_zone("UTC")
+    local = [utc.dt.convert_time_zone(zone).dt for zone in zones]
+    minutes = [
+        pl.when(pl.col("time_zone").fill_null("UTC") == zone).then(at.hour().cast(pl.Int32) * 60 + at.minute())
+        for zone, at in zip(zones, local, strict=True)
+    ]
+    minute = pl.coalesce(*minutes, pl.lit(None, pl.Int32))
+    made = pl.lit(1.0)
+    for first, last, factor in reversed(hours):
+        inside = (minute >= first) & (minute < last) if first < last else (minute >= first) | (minute < last)
+        made = pl.when(inside).then(factor).otherwise(made)
+    return made
