@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate import cli_intervals
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def curate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--openclip-model", metavar="NAME", help="architecture of a bare weights file, such as ViT-B-32")
     parser.add_argument("--factors", type=Path, metavar="FILE", help="factor sheet (TOML); by default lighting and people")
     parser.add_argument("--every-s", type=float, default=1.0, metavar="S", help="keep a frame every S seconds (default 1)")
+    parser.add_argument(
+        "--gate", choices=("none", "packets"), default="none",
+        help="packets: decode only where packet sizes speak for motion, and an audit of the rest (default none: everything)",
+    )
+    parser.add_argument(
+        "--motion", type=int, choices=(1, 2), metavar="V", help="motion score: 1 all pixels, 2 the largest thing (with --gate)"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--local", action="store_true", help="a plain loop in this process instead of Ray")
     where.add_argument("--ray-address", metavar="A", help="join a Ray cluster; by default Ray starts on this machine")
@@ -75,6 +83,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         embedder_model=arguments.openclip_model,
         sheet=factors.parse(text, name=str(arguments.factors or "factors")),
         every_s=arguments.every_s,
+        score=arguments.motion or (2 if arguments.gate == "packets" else 1),
+        gate=arguments.gate,
         retry=arguments.retry,
     )
 
@@ -159,6 +169,7 @@ def query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", type=int, metavar="N", help="show the first N rows")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows")
     parser.add_argument("--columns", action="store_true", help="show the names that WHERE and --by may use")
+    cli_intervals.add_arguments(parser)
     parser.set_defaults(run=run_query)
 
 
@@ -189,7 +200,11 @@ def _view(arguments: argparse.Namespace, context: Context) -> View:
 
 def run_query(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop query`."""
+    if not arguments.intervals:
+        cli_intervals.refuse_alone(arguments)
     view, out = _view(arguments, context), context.out
+    if arguments.intervals:
+        return cli_intervals.run(view, arguments, context)
     document: dict[str, Any] = {"unit": view.unit, "where": view.text, "count": view.count()}
     document["vault"] = str(view.footage.vault_state())
     out.line(f"{document['count']:,} {view.unit}s{' where ' + view.text if view.text else ''}   ({document['vault']})")

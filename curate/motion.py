@@ -117,7 +117,8 @@ def largest_shares(luma: Luma, counts: NDArray[np.bool_] | None = None) -> list[
     if n < LEAST_FRAMES:
         return scores
     open_ = np.ones(luma.shape[1:], bool) if counts is None else counts
-    change = np.diff(luma.astype(np.int16), axis=0)
+    wide = luma.astype(np.int16)
+    change = wide[1:] - wide[:-1]
     cuts = [0, *(np.flatnonzero(_switches(change)) + 1).tolist(), n]
     for start, end in itertools.pairwise(cuts):
         first = start + SETTLE_FRAMES if start else 0

@@ -67,7 +67,7 @@ def scan_clip(
         path: the clip.
         index: what `video.probe` found.
         every_s: distance of the kept frames in seconds.
-        sizes_px: pixel column -> side of its square; "detect_rgb" is letterboxed, others are squeezed (see `squares`).
+        sizes_px: pixel column -> side of its square; those that begin with "detect" are letterboxed, others squeezed.
         score: version of the motion score, 1 or 2.
         gate: "packets" decodes only what the packets and an audit ask for; it needs score 2.
         clip_id: makes the gate's draws.
@@ -92,8 +92,8 @@ def scan_clip(
     n_since = 0
     for picture in video.pictures(path, index=index):
         grid = grid or video.Grid(every_s, picture.time_base)
-        score = background.score(picture.gray(_within(picture.size_px, motion.SIDE_PX)), float(picture.pts * picture.time_base))
-        seen.append((picture.pts, score))
+        moved = background.score(picture.gray(_within(picture.size_px, motion.SIDE_PX)), float(picture.pts * picture.time_base))
+        seen.append((picture.pts, moved))
         if index == "sequential" and (not gops or picture.frame.key_frame):
             gops.append({"pts": [], "n_bytes": None, "packet_score": None})
         if index == "sequential":
@@ -104,7 +104,7 @@ def scan_clip(
             if len(held) == PART:
                 yield _part(held)
                 held = []
-            held.append(_kept(picture, score, sizes_px))
+            held.append(_kept(picture, moved, sizes_px))
             n_since = 0
         n_since += 1
     if held:
@@ -275,7 +275,7 @@ def squares(picture: video.Picture, sizes_px: Mapping[str, int]) -> dict[str, vi
     """Return a picture at the sizes of the models: uint8 (S, S, 3) per column, letterboxed for the detector, else squeezed."""
     made = {}
     for column, size in sizes_px.items():
-        if column == "detect_rgb":
+        if column.startswith("detect"):
             inner, _, pad_x, pad_y = video.fit(picture.size_px, (size, size))
             made[column] = video.place(picture.rgb(inner), (size, size), pad_x, pad_y)
         else:

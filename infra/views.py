@@ -38,7 +38,7 @@ _CLIP_COLUMNS: Final = (
     "time_base_num", "time_base_den", "time_zone", "indoor",
 )  # fmt: skip
 _COMPUTED: Final = ("clip_id", "pts", "pts_s", "capture_ns", "hour", "label", "n_failures")
-_ABOUT_FILES: Final = {"time_pattern", "container_time"}  # attributes that say how to read a camera's files: no factors
+_ABOUT_FILES: Final = {"time_pattern", "container_time", "mask"}  # how to read a camera's files and pictures: no factors
 _FIRST: Final = -(2**63)
 _LAST: Final = 2**63 - 1
 
