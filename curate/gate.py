@@ -174,19 +174,25 @@ def seen(scores: Sequence[float | None], times_s: Sequence[float]) -> Seen:
     )
 
 
+def open_gate(clip_id: str, found: Sequence[Stretch], index: Index) -> Gate:
+    """Return the gate of a clip; one whose packets say nothing asks for everything."""
+    if distrust(found, index):
+        return Gate(clip_id, [0.0] * len(found), STRETCH_S, is_believed=False)
+    return Gate(clip_id, surprise(found).tolist(), float(np.median([stretch.duration_s for stretch in found])))
+
+
 class Gate:
     """Decides, stretch by stretch, what is decoded next; ask `next`, decode, `tell` what it showed.
 
     Args:
         clip_id: makes the draws.
-        found: its stretches.
+        surprises: per stretch.
+        stretch_s: how long one is.
         is_believed: False: everything is decoded, in order.
     """
 
-    def __init__(self, clip_id: str, found: Sequence[Stretch], *, is_believed: bool = True) -> None:
-        self._clip_id = clip_id
-        self._surprise: list[float] = surprise(found).tolist() if is_believed else [0.0] * len(found)
-        self._typical_s = float(np.median([stretch.duration_s for stretch in found])) if found else STRETCH_S
+    def __init__(self, clip_id: str, surprises: Sequence[float], stretch_s: float, *, is_believed: bool = True) -> None:
+        self._clip_id, self._surprise, self._stretch_s = clip_id, list(surprises), stretch_s
         self._seen: dict[int, Seen] = {}
         by_surprise = sorted(range(len(self._surprise)), key=lambda number: (-self._surprise[number], number))
         self._searched, self._all = iter(by_surprise), iter(range(len(self._surprise)))
@@ -247,7 +253,7 @@ class Gate:
 
     def _draw(self) -> None:
         self._rest = frozenset(range(len(self._surprise))) - set(self._seen)
-        self._p = audit_share(len(self._rest), self._typical_s)
+        self._p = audit_share(len(self._rest), self._stretch_s)
         self._drawn = tuple(n for n in sorted(self._rest) if uniform("gate", self._clip_id, n) < self._p)
         self._audit = iter(self._drawn)
 

@@ -158,8 +158,8 @@ def _chosen(
     with video.open_gops(path) as gops:
         found = gating.stretches(gops.packets, float(gops.time_base))
         weights = _weights(gops, every_s)
-        doubt = gating.distrust(found, index) if gate == "packets" else "nobody asked"
-        plan = gating.Gate(clip_id, found, is_believed=not doubt)
+        everything = gating.Gate(clip_id, [0.0] * len(found), gating.STRETCH_S, is_believed=False)
+        plan = gating.open_gate(clip_id, found, index) if gate == "packets" else everything
         scores: dict[int, float | None] = {}
         waiting: list[tuple[int, Part]] = []
         held: list[Part] = []
