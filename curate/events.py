@@ -164,7 +164,8 @@ def _events(chain: Chain, layer: Layer, by_clip: Mapping[str, pl.DataFrame], sou
     scores, factor, weight = _on_axis(chain, by_clip)
     first, low, high = chain.clips[0], int(chain.extent[0, 0]), int(chain.extent[-1, 1])
     rule = Rule(**{name: round(getattr(layer, f"{name}_s") * 1e9) for name in ("merge", "least", "pad")})
-    found = intervals.find(scores, layer.on * factor, layer.off * factor, rule, (low, high))
+    on, off = ((level * factor).astype(np.float32).astype(np.float64) for level in (layer.on, layer.off))  # as scores are kept
+    found = intervals.find(scores, on, off, rule, (low, high))
     source = sources.get(first["clip_id"], f"{layer.step}@unknown" if layer.step != "where" else "where@1")
     rows: Rows = []
     for start, end in found.tolist():
@@ -176,7 +177,7 @@ def _events(chain: Chain, layer: Layer, by_clip: Mapping[str, pl.DataFrame], sou
         common = {"layer": layer.name, "source": source, "event_id": event_id}
         rows += [common | _piece(chain, scores, piece) for piece in pieces]
         _, rows[-len(pieces)]["start_known"], rows[-1]["end_known"] = intervals.known((start, end), scores)
-    total.add(chain, scores, rows, scores.value >= layer.on * factor, weight)
+    total.add(chain, scores, rows, scores.value >= on, weight)
     return rows
 
 
