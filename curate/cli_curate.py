@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curate import cli_cascade
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,10 +29,13 @@ def curate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--openclip-weights", type=Path, metavar="PATH", help="open_clip folder, or a weights file")
     parser.add_argument("--openclip-model", metavar="NAME", help="architecture of a bare weights file, such as ViT-B-32")
+    cli_cascade.add_arguments(parser)
     parser.add_argument("--factors", type=Path, metavar="FILE", help="factor sheet (TOML); by default lighting and people")
     parser.add_argument("--every-s", type=float, default=1.0, metavar="S", help="keep a frame every S seconds (default 1)")
     parser.add_argument(
-        "--gate", choices=("none", "packets"), default="none",
+        "--gate",
+        choices=("none", "packets"),
+        default="none",
         help="packets: decode only where packet sizes speak for motion, and an audit of the rest (default none: everything)",
     )
     parser.add_argument(
@@ -55,18 +59,22 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise UsageError("--only and --without exclude each other")
     if not 0 <= arguments.max_failures <= 1:
         raise UsageError(f"--max-failures {arguments.max_failures}: give a share from 0 to 1")
-    chosen = arguments.only or [step for step in STEPS if step not in arguments.without]
+    cascade = cli_cascade.read(arguments)
+    chosen = arguments.only or set(STEPS) - set(arguments.without) - cli_cascade.without_stage(cascade)
     steps: tuple[Step, ...] = tuple(step for step in plan.STEPS if step in chosen)
     try:
         text = arguments.factors.read_text() if arguments.factors else factors.DEFAULT
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--factors {arguments.factors}: {error}") from error
+    embeds = cascade.last("embed") if cascade else None
+    path = embeds.path if embeds else arguments.openclip_weights
     return plan.Options(
         steps=steps,
+        cascade=cascade,
         detector=read_weights(arguments.weights) if arguments.weights else None,
-        embedder=openclip.find_weights(arguments.openclip_weights) if arguments.openclip_weights else None,
-        embedder_path=arguments.openclip_weights.resolve() if arguments.openclip_weights else None,
-        embedder_model=arguments.openclip_model,
+        embedder=openclip.find_weights(path) if path else None,
+        embedder_path=path.resolve() if path else None,
+        embedder_model=embeds.model if embeds else arguments.openclip_model,
         sheet=factors.parse(text, name=str(arguments.factors or "factors")),
         every_s=arguments.every_s,
         score=arguments.motion or (2 if arguments.gate == "packets" else 1),
@@ -87,7 +95,7 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     from infra.runs import recorded
 
     options, out = _options(arguments), context.out
-    for weights in filter(None, (options.detector, options.embedder)):
+    for weights in options.weights:
         if weights.status == "unknown":
             out.note(f"weights {weights.path.name}: unknown, {weights.note} (SHA-256 {weights.sha256})")
     catalog = open_catalog(context.store, create=False)

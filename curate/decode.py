@@ -18,6 +18,7 @@ from curate import scan
 from curate.detect import Batch
 from curate.scan import Part
 from infra import video
+from infra.clock import SystemClock
 from infra.decoder import DecoderPool
 from infra.errors import MediaError, ObjectMissing
 from infra.records import Index
@@ -70,6 +71,7 @@ class Decode:
         gate: scan.GateKind = "none",
     ) -> None:  # fmt: skip
         self._score, self._gate = score, gate
+        self._clock = SystemClock()
         self._store = open_store(store_url, settings)
         self._sizes_px, self._every_s = dict(sizes_px), every_s
         self._pool = DecoderPool(cpu_s=LIMIT_S, wall_s=LIMIT_S)
@@ -80,7 +82,8 @@ class Decode:
         Raises:
             StoreError: the store cannot be reached; that is nobody's clip's fault, and ends the job.
         """
-        n_frames, end = 0, {}
+        n_frames, end, busy_ns = 0, {}, 0
+        start_ns = self._clock.mono_ns()
         try:
             with self._store.local(work.clip["key"]) as path:
                 for part in self._parts(path, work):
@@ -88,10 +91,14 @@ class Decode:
                         end["gops"] = part["gops"]
                         continue
                     n_frames += len(part["pts"])
-                    yield self._batch(work, part)
+                    batch = self._batch(work, part)
+                    busy_ns += self._clock.mono_ns() - start_ns
+                    yield batch
+                    start_ns = self._clock.mono_ns()  # what others did meanwhile is theirs
         except (MediaError, ObjectMissing) as error:
             end = {"error": str(error), "error_class": type(error).__name__}
-        yield self._end(work, {**end, "n_frames": n_frames})
+        seconds = (busy_ns + self._clock.mono_ns() - start_ns) / 1e9
+        yield self._end(work, {**end, "n_frames": n_frames, "seconds": seconds})
 
     def _parts(self, path: Path, work: Work) -> Iterator[Part]:
         index, sizes_px = work.clip["index"], self._sizes_px

@@ -66,9 +66,7 @@ def looks(options: Options, steps: Sequence[Step]) -> tuple[Look, ...]:
     return tuple(made)
 
 
-def table(
-    options: Options, seen: Sequence[Look], settings: Settings, store_url: str, *, scans: bool, cpus: int
-) -> list[Stage]:
+def table(options: Options, seen: Sequence[Look], settings: Settings, store_url: str, *, scans: bool, cpus: int) -> list[Stage]:
     """Return the stages of one pass.
 
     Args:
@@ -113,7 +111,9 @@ class OnFrames:
         after: those that will.
     """
 
-    def __init__(self, model: Callable[[Batch], Batch], look: Look, before: Sequence[Look] = (), after: Sequence[Look] = ()) -> None:
+    def __init__(
+        self, model: Callable[[Batch], Batch], look: Look, before: Sequence[Look] = (), after: Sequence[Look] = ()
+    ) -> None:
         self._model, self._look = model, look
         self._before = before[-1] if before else None
         self._counted = cascade.counting(before)

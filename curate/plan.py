@@ -56,7 +56,7 @@ class Options:
         score: version of the motion score, 1 or 2.
         gate: "packets": only what the packets of a clip and an audit ask for is decoded; needs score 2.
         retry: try quarantined clips again.
-        cascade: stages with conditions that take the place of `detector`; where it has an embed stage, `embedder` is that one's.
+        cascade: stages with conditions in place of `detector`; where it has an embed stage, `embedder` is that one's.
     """
 
     steps: tuple[Step, ...]
@@ -73,6 +73,12 @@ class Options:
 
     def __post_init__(self) -> None:
         in_cascade = self.cascade.steps if self.cascade else frozenset[str]()
+        if self.cascade is not None and (
+            absent := [step for step in ("detect", "embed") if step in self.steps and step not in in_cascade]
+        ):
+            raise UsageError(
+                f"step {absent[0]} has no [[stage]] in the cascade: add one, or leave it out: --without {absent[0]}"
+            )
         if "detect" in self.steps and self.detector is None and "detect" not in in_cascade:
             raise UsageError("step detect needs --weights FILE (.onnx or .pt); or leave it out: --without detect")
         if "embed" in self.steps and self.embedder is None:
@@ -88,6 +94,13 @@ class Options:
                 f"--gate {self.gate} with --motion {self.score}; legal: --motion 1 or 2, and --gate packets with --motion 2 "
                 "(score 1 learns its background from every frame): leave --motion out"
             )
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """All weights of the run: those of its cascade, or of its detector and embedder."""
+        if self.cascade is not None:
+            return tuple(look.weights for look in self.cascade.looks)
+        return tuple(weights for weights in (self.detector, self.embedder) if weights)
 
     def fingerprint(self, step: Step, upstream: Mapping[str, str | None], masks: Sequence[Region] = ()) -> str:
         """Return the fingerprint of `step`, given those of the steps that it reads, and the clip's masks."""
@@ -259,8 +272,7 @@ def _check_sheet(catalog: Catalog, sheet: factors.Sheet) -> None:
 
 def _check_world(catalog: Catalog, options: Options, works: Sequence[Work]) -> None:
     """Refuse models that only know the simulated world on footage that is not marked as simulated."""
-    staged = [look.weights for look in options.cascade.looks] if options.cascade else []
-    bound = [weights for weights in (options.detector, options.embedder, *staged) if weights and weights.simulated_world_only]
+    bound = [weights for weights in options.weights if weights.simulated_world_only]
     if not bound or not works or catalog.settings.get("world") == WORLD_SIMULATED:
         return
     rows = clips_view(catalog)

@@ -41,6 +41,7 @@ def stages(weights: Weights, store: Path) -> list[pipeline.Stage]:
 def test_detect_adds_what_it_declares(tiny_detector: Path, batch: Batch, tmp_path: Path) -> None:
     """Boxes for the two frames, nothing for the end row."""
     after = stages(read_weights(tiny_detector), tmp_path)[1].make()(batch)
+    assert (after.pop("detect_s") > 0).all()
     check_columns(detect, batch, after, "detect_rgb")
     assert [len(packed) // 24 for packed in after["detections"]] == [2, 2, 0]
 
