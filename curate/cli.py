@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate import cli_intervals
+from curate import cli_coverage, cli_intervals
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows")
     parser.add_argument("--columns", action="store_true", help="show the names that WHERE and --by may use")
     cli_intervals.add_arguments(parser)
+    cli_coverage.add_arguments(parser)
     parser.set_defaults(run=run_query)
 
 
@@ -73,9 +74,13 @@ def run_query(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop query`."""
     if not arguments.intervals:
         cli_intervals.refuse_alone(arguments)
+    if not arguments.coverage:
+        cli_coverage.refuse_alone(arguments)
     view, out = _view(arguments, context), context.out
     if arguments.intervals:
         return cli_intervals.run(view, arguments, context)
+    if arguments.coverage:
+        return cli_coverage.run(arguments, context, view.footage)
     document: dict[str, Any] = {"unit": view.unit, "where": view.text, "count": view.count()}
     document["vault"] = str(view.footage.vault_state())
     out.line(f"{document['count']:,} {view.unit}s{' where ' + view.text if view.text else ''}   ({document['vault']})")

@@ -116,4 +116,4 @@ def _whole_t(degrees: int) -> float:
         (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96,
         (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384,
     )
-    return _Z + sum(term / degrees ** (i + 1) for i, term in enumerate(terms))
+    return float(_Z + sum(term / degrees ** (i + 1) for i, term in enumerate(terms)))

@@ -1,0 +1,252 @@
+"""The coverage page: expected against found, by camera and hour, what is missing, which tags to believe, what it costs.
+
+A function from what `coverage`, `tag_quality`, `costs` and `curated` found to one self-contained HTML document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from curate.costs import Bill, Tags
+from curate.coverage import COMBINATION, Cover, Coverage, Wish
+from curate.curated import Difference
+from curate.factors import Factor, Sheet
+from curate.share_interval import Share
+from curate.tag_quality import GOOD, USABLE, Calibration, TagQuality, floors_text
+from infra import page
+from infra.page import Markup, text
+
+_LOOKS = {
+    "believed": "passed", "as expected": "passed", "not to be used": "failed", "missing": "failed", "more": "unknown",
+    "unknown": "unknown", "no expectation": "not-gated",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Everything that the page shows; `bills` belong to all frames of the footage and to the kept frames."""
+
+    store: str
+    sheet_name: str
+    sheet: Sheet
+    coverage: Coverage
+    quality: Sequence[TagQuality]
+    calibration: Sequence[Calibration]
+    tags: tuple[Tags, Tags]
+    bills: tuple[Sequence[Bill], Sequence[Bill]]
+    wishes: Sequence[Wish]
+    slices: str
+    difference: Difference | None = None
+    vault: str = ""
+
+
+def html(findings: Findings) -> str:
+    """Return the page."""
+    body = [_head(findings), *_missing(findings), "<h2>Factors</h2>"]
+    body += [_factor(findings, factor) for factor in findings.sheet.factors]
+    body += [*_combinations(findings), *_belief(findings), *_calibration(findings), *_money(findings)]
+    body += [*_curated(findings), *_slices(findings)]
+    return page.page(
+        "Coverage", body, lead=f"{findings.store}, by {findings.sheet_name}: what was expected, and what is there."
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds in words: 45 s, 12 min, 3.5 h, 12 days."""
+    if seconds is None:
+        return "-"
+    for least, unit, name in ((172_800, 86_400, "days"), (7200, 3600, "h"), (120, 60, "min")):
+        if seconds >= least:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def pill(name: str) -> Markup:
+    """Return a verdict as a coloured pill."""
+    return Markup(f'<span class="verdict {_LOOKS[name]}">{text(name)}</span>')
+
+
+def scale(found: Share, threshold: float | None, verdict: str) -> Markup:
+    """Return a share with its interval on a scale from 0 to 1; `threshold` is the upright line."""
+    return page.interval(found.value, found.low, found.high, threshold, _LOOKS[verdict])
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"
+
+
+def _head(findings: Findings) -> str:
+    coverage = findings.coverage
+    believed = sum(each.belief == "believed" for each in findings.quality)
+    shown: dict[str, object] = {
+        "kept frames": f"{coverage.n_frames:,}",
+        "of footage": duration(coverage.footage_s),
+        "values missing": sum(cover.verdict == "missing" for cover in coverage.covers),
+        "tags believed": f"{believed} of {len(findings.quality)}",
+    }
+    if coverage.days:
+        first, last, n_days = coverage.days
+        shown |= {"days with footage": n_days, "from, UTC": first, "to": last}
+    note = f'<p class="soft">{text(findings.vault)}. Shares are of footage time: a kept frame counts 1 / p_keep.</p>'
+    seasons = ""
+    if coverage.days and coverage.days[2] < 300:
+        seasons = (
+            "<p>Less than a year was filmed: weather, light and clothes of other seasons are not in these shares, and a model "
+            "will meet them.</p>"
+        )
+    return page.facts(shown) + note + seasons
+
+
+def _missing(findings: Findings) -> list[str]:
+    if not findings.wishes:
+        return ["<h2>What is missing</h2><p>Nothing falls short of what the sheet expects.</p>"]
+    rows = [
+        (wish.reason, wish.quota, Markup(f"<code>{text(wish.where)}</code>") if wish.where else "no proposal")
+        for wish in findings.wishes
+    ]
+    why = (
+        "<p>Proposals, largest shortage first: which camera to ask at which hours (UTC), and how many clips of the usual "
+        "length it would take. Where a verdict below is <i>unknown</i>, too few recordings stand behind the figure.</p>"
+    )
+    return ["<h2>What is missing</h2>", why, page.table(["what", "clips", "where"], rows)]
+
+
+def _cover_rows(covers: Sequence[Cover]) -> str:
+    rows = [
+        (cover.value, _percent(cover.expected), _percent(cover.found.value), scale(cover.found, cover.expected, cover.verdict),
+         cover.found.n_groups, duration(cover.footage_s), duration(cover.missing_s) if cover.missing_s else None,
+         pill(cover.verdict))
+        for cover in covers
+    ]  # fmt: skip
+    return page.table(["value", "expected", "found", "95 % over recordings", "recordings", "footage", "to be filmed", ""], rows)
+
+
+def _factor(findings: Findings, factor: Factor) -> str:
+    covers = findings.coverage.of(factor.name)
+    unknown = findings.coverage.unknown[factor.name]
+    origin = {
+        "lighting": "measured in the picture", "prompts": "the openclip model's word", "rule": "by rules over what was seen",
+        "camera": "fixed for the camera", "sun": "capture time and place",
+    }[factor.origin]  # fmt: skip
+    head = f"<h3>{text(factor.name)}</h3><p class='soft'>{text(origin)}; unknown for {unknown:.1%} of the footage</p>"
+    if unknown >= 1:
+        return f'<div class="card">{head}<p>No frame has a value: tag with this sheet, or say it in cameras.toml.</p></div>'
+    maps = _map(findings.coverage, factor, "camera_id", covers) + _map(findings.coverage, factor, "hour", covers)
+    return f'<div class="card">{head}{_cover_rows(covers)}{maps}</div>'
+
+
+def _map(coverage: Coverage, factor: Factor, by: str, covers: Sequence[Cover]) -> str:
+    """Return shares per camera or hour as a table of shaded cells; rows are values."""
+    cells = coverage.cells(factor.name, [by]).filter(coverage.cells(factor.name, [by])[by].is_not_null())
+    columns = sorted(cells[by].unique().to_list())
+    if len(columns) < 2:
+        return ""
+    shares = {(row[by], row["value"]): row["share"] for row in cells.iter_rows(named=True)}
+    width, left, height = min(60, 780 // len(columns)), 110, 22
+    parts = []
+    for line, cover in enumerate(covers):
+        y = line * height
+        parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{text(cover.value)}</text>')
+        for number, column in enumerate(columns):
+            share, x = shares.get((column, cover.value), 0.0), left + number * width
+            title = f"{by} {column}: {cover.value} {share:.1%}"
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" rx="3" fill="var(--accent)" '
+                f'opacity="{0.06 + 0.94 * share:.2f}"><title>{text(title)}</title></rect>'
+            )
+            if width >= 32:
+                parts.append(f'<text x="{x + width / 2 - 1:.0f}" y="{y + 15}" text-anchor="middle">{share:.0%}</text>')
+    y = len(covers) * height
+    for number, column in enumerate(columns):
+        shown = str(column)[: max(width // 6, 2)]
+        middle = f"{left + number * width + width / 2 - 1:.0f}"
+        parts.append(f'<text class="soft" x="{middle}" y="{y + 14}" text-anchor="middle">{text(shown)}</text>')
+    name = "camera" if by == "camera_id" else "local hour"
+    size = f'width="{left + len(columns) * width}" height="{y + 20}"'
+    return f'<p class="soft">share of the footage by {name}</p><svg {size} role="img">{"".join(parts)}</svg>'
+
+
+def _combinations(findings: Findings) -> list[str]:
+    covers = findings.coverage.of(COMBINATION)
+    if not covers:
+        return []
+    said = {each.name: each.where.text for each in findings.sheet.combinations}
+    notes = "".join(f"<li>{text(name)}: <code>{text(where)}</code></li>" for name, where in said.items())
+    return [f'<h2>Combinations</h2><div class="card">{_cover_rows(covers)}<ul class="soft">{notes}</ul></div>']
+
+
+def _belief(findings: Findings) -> list[str]:
+    lead = (
+        f"<p>What machines said, held against people's labels. A tag is believed when precision and recall are at least "
+        f"{USABLE:.0%} to the lower end of their intervals, and not to be used when one stays under {GOOD:.0%} to the upper "
+        "end. A tag without labels is unknown, which is no promise: label a random sample and import it "
+        "(<code>camloop label import</code>).</p>"
+    )
+    rows = [
+        (f"{each.factor} = {each.value}", scale(each.precision, USABLE, each.belief), scale(each.recall, USABLE, each.belief),
+         f"{each.precision.n} + {each.recall.n}", max(each.precision.n_groups, each.recall.n_groups), pill(each.belief),
+         each.why)
+        for each in findings.quality
+    ]  # fmt: skip
+    columns = ["tag", "precision", "recall", "frames", "recordings", "", "why"]
+    return ["<h2>Which tags may be believed</h2>", lead, f'<div class="card">{page.table(columns, rows)}</div>']
+
+
+def _calibration(findings: Findings) -> list[str]:
+    if not any(each.floor is not None for each in findings.calibration):
+        return []
+    rows = [
+        (f"{each.factor} = {each.value}", each.floor, scale(each.precision, GOOD, "no expectation"),
+         scale(each.recall, None, "no expectation"), each.precision.n_groups, each.why)
+        for each in findings.calibration
+    ]  # fmt: skip
+    lead = (
+        f"<p>The lowest score from which tags were at least {GOOD:.0%} precise on one half of the labelled recordings, judged "
+        "on the other half. To use them, put these lines into the sheet; tagging again decodes nothing.</p>"
+    )
+    table = page.table(["tag", "floor", "precision", "recall", "recordings", ""], rows)
+    lines = text("\n".join(floors_text(findings.calibration)))
+    return ["<h2>Floors, by the labels</h2>", lead, f'<div class="card">{table}<pre>{lines}</pre></div>']
+
+
+def _money(findings: Findings) -> list[str]:
+    parts = [
+        "<h2>Hours and money</h2>",
+        "<p>Prices of seed 002: a labelling service at $0.05 a classification ($0.25 a picture with five), Mechanical Turk at "
+        "$0.01 for each person asked; 5 seconds a picture. <i>Saved</i>: classifications whose tag is believed. <i>Still "
+        "needed</i>: those whose tag is not, or not yet, believed, should each be wanted from a person.</p>",
+    ]
+    for name, tags, bills in zip(
+        ("every frame of the footage", "kept frames only"), findings.tags, findings.bills, strict=True
+    ):
+        rows = [
+            (bill.way, f"{bill.saved_hours:,.1f} h", f"${bill.saved_usd:,.2f}", f"{bill.needed_hours:,.1f} h",
+             f"${bill.needed_usd:,.2f}")
+            for bill in bills
+        ]  # fmt: skip
+        head = f"<h3>{name}: {tags.n_pictures:,} pictures</h3>"
+        parts.append(f'<div class="card">{head}{page.table(["way", "saved", "", "still needed", ""], rows)}</div>')
+    return parts
+
+
+def _curated(findings: Findings) -> list[str]:
+    found = findings.difference
+    if found is None:
+        return []
+    parts = [f"<h2>Raw against curated</h2><p>{found.n_rows} curated rows; {found.n_unmatched} without a kept frame.</p>"]
+    charts = []
+    for column, distance in found.distance.items():
+        rows = [row for row in found.table.iter_rows(named=True) if row["column"] == column]
+        raw, curated = ({str(row["value"] or "unknown"): row[side] for row in rows} for side in ("raw", "curated"))
+        charts.append(page.bars(f"{column}: {distance:.0%} of it moved", raw, curated, names=("raw footage", "curated rows")))
+    return [*parts, f'<div class="row">{"".join(charts)}</div>']
+
+
+def _slices(findings: Findings) -> list[str]:
+    if not findings.slices:
+        return []
+    return [
+        "<h2>The same scenarios, for a gate</h2><p>What the sheet tolerates, as slices of a gate file "
+        f"(<code>camloop evaluate --gate</code>).</p><pre>{text(findings.slices)}</pre>"
+    ]
