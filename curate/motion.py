@@ -30,7 +30,8 @@ JUMP_LEVELS = 6  # grey levels by which
 JUMP_SHARE = 0.3  # of the picture must get brighter (or darker) from one picture to the next: a lamp, not a thing
 SETTLE_FRAMES = 2
 SHAKE_PX = 1
-BLOCK = 4
+SOLID_PX = 2
+MOST_THINGS = 8
 BRIGHT_LEVELS, DARK_LEVELS = 12.0, 4.0
 BRIGHT_LUMA = 60.0  # median grey level from which a picture is bright
 NOISE_SD = 4.0
@@ -102,7 +103,7 @@ def largest_shares(luma: Luma, counts: NDArray[np.bool_] | None = None) -> list[
     3. A pixel differs when it lies outside what its neighbours in the background are (`SHAKE_PX`: a mount that shakes, a leaf,
        an edge that the encoder draws anew) by more than max(least levels, K x noise); the noise is that of this very picture
        (keyframe pulses, gain), the least levels fall with the light.
-    4. Of blocks of 4 x 4 pixels those count of which half differs; blocks that touch are one thing (not rain, not noise).
+    4. Of what differs only squares of `SOLID_PX` count (not rain, not noise); those that nearly touch are one thing.
     5. A thing in which picture and background correlate is light on the same things (headlights, a lamp next door).
 
     Args:
@@ -160,7 +161,7 @@ def _part_shares(luma: Luma, change: NDArray[np.int16], open_: NDArray[np.bool_]
         ceiling = high * gain[number] + (offset + levels[number])
         differs = ((picture < floor) | (picture > ceiling)) & open_
         n_differ = np.count_nonzero(differs)
-        if n_differ < BLOCK * BLOCK // 2:
+        if n_differ < SOLID_PX * SOLID_PX:
             scores.append(0.0)
         elif n_differ > RESTART_SHARE * size:
             scores.append(None)
@@ -173,13 +174,16 @@ def _largest(differs: NDArray[np.bool_], picture: Luma, background: NDArray[np.f
     """Return the share of the picture that the largest thing covers which is not just light on the same things."""
     import cv2
 
-    height, width = differs.shape[0] // BLOCK * BLOCK, differs.shape[1] // BLOCK * BLOCK
-    blocks = differs[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).sum(axis=(1, 3))
-    n, labels, facts, _ = cv2.connectedComponentsWithStats((blocks >= BLOCK * BLOCK // 2).astype(np.uint8), connectivity=8)
-    for label in sorted(range(1, n), key=lambda one: -facts[one, cv2.CC_STAT_AREA]):
-        thing = np.kron(labels == label, np.ones((BLOCK, BLOCK), bool))
-        if _likeness(picture[:height, :width][thing], background[:height, :width][thing]) <= SAME:
-            return min(1.0, float(np.count_nonzero(thing)) / size)
+    solid = cv2.morphologyEx(differs.view(np.uint8), cv2.MORPH_OPEN, np.ones((SOLID_PX, SOLID_PX), np.uint8))
+    if not solid.any():
+        return 0.0
+    n, labels = cv2.connectedComponents(cv2.dilate(solid, np.ones((3, 3), np.uint8)), connectivity=8)
+    labels = labels * solid
+    areas = np.bincount(labels.ravel(), minlength=n)
+    for label in sorted(range(1, n), key=lambda one: -areas[one])[:MOST_THINGS]:
+        thing = labels == label
+        if _likeness(picture[thing], background[thing]) <= SAME:
+            return min(1.0, float(areas[label]) / size)
     return 0.0
 
 
