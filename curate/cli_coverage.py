@@ -74,7 +74,7 @@ def find(
     Raises:
         UsageError: no kept frames; a sheet over columns that are not there; no such selection; a price that is none.
     """
-    from curate import coverage, datasets, tag_quality
+    from curate import costs, coverage, datasets, tag_quality
     from curate import curated as against
     from curate.coverage_page import Findings
 
@@ -85,7 +85,7 @@ def find(
     quality = tag_quality.measure(rows, sheet)
     clips = footage.clips.lazy().select("n_frames", "footage_s").collect()
     clip_s = float(clips["footage_s"].sum() or 0.0) / max(clips.height, 1)
-    tags, bills = _bills(footage, sheet, found, quality, int(clips["n_frames"].sum() or 0), overlap, machine_usd)
+    tags, bills = _bills(sheet, found, quality, int(clips["n_frames"].sum() or 0), overlap)
     difference = None
     if curated:
         own = footage.frames.lazy().collect_schema()
@@ -93,14 +93,13 @@ def find(
         difference = against.diff(footage, datasets.load(footage.catalog, curated), columns)
     return Findings(
         store=footage.catalog.store.url, sheet_name=sheet_name, sheet=sheet, coverage=found, quality=quality,
-        tags=tags, bills=bills, calibration=tag_quality.calibrate(rows, sheet), wishes=coverage.wishes(found, clip_s=clip_s),
-        difference=difference, slices=slices_text(sheet), vault=str(footage.vault_state()),
+        calibration=tag_quality.calibrate(rows, sheet), tags=tags, bills=bills, spent=costs.spent(footage.catalog, machine_usd),
+        wishes=coverage.wishes(found, clip_s=clip_s), difference=difference, slices=slices_text(sheet),
+        vault=str(footage.vault_state()),
     )  # fmt: skip
 
 
-def _bills(
-    footage: Footage, sheet: Sheet, found: Coverage, quality: list[TagQuality], n_frames: int, overlap: int, machine_usd: float
-) -> Any:
+def _bills(sheet: Sheet, found: Coverage, quality: list[TagQuality], n_frames: int, overlap: int) -> Any:
     """Return the classifications and bills of all frames and of the kept ones."""
     from curate import costs
 
@@ -114,15 +113,14 @@ def _bills(
         if factor.origin != "camera"
     ]
     tags = tuple(costs.count(n, shares) for n in (n_frames, found.n_frames))
-    hours = costs.machine_hours(footage.catalog)
-    bills = tuple(costs.bills(each, machine_hours=hours, machine_usd_per_hour=machine_usd, overlap=overlap) for each in tags)
-    return tags, bills
+    return tags, tuple(costs.bills(each, overlap=overlap) for each in tags)
 
 
 def slices_text(sheet: Sheet) -> str:
     """Return the sheet's tolerances as `[[slice]]` tables of a gate file; empty where nothing is said."""
+    quote = "'"
     slices = [
-        (f"{factor.name} {value}", f"{factor.name} = '{value}'", error)
+        (f"{factor.name} {value}", f"{factor.name} = '{value.replace(quote, quote * 2)}'", error)
         for factor in sheet.factors
         for value, error in factor.tolerated.items()
     ]
@@ -167,6 +165,8 @@ def _say(context: Context, findings: Findings) -> None:
             for bill in bills
         ]  # fmt: skip
         out.table("", ["pictures", "way", "saved h", "saved USD", "needed h", "needed USD"], priced)
+    spent = findings.spent
+    out.line(f"models: {spent.hours:.2f} machine hours, {spent.usd:.2f} USD at {spent.usd_per_hour:.2f} an hour")
     if findings.difference is not None:
         for column, distance in findings.difference.distance.items():
             out.line(f"curated against raw: {column}: {distance:.0%} of the share moved")
@@ -188,6 +188,7 @@ def _document(findings: Findings) -> dict[str, Any]:
             {**dataclasses.asdict(tags), "ways": [dataclasses.asdict(bill) for bill in bills]}
             for tags, bills in zip(findings.tags, findings.bills, strict=True)
         ],
+        "machine": {**dataclasses.asdict(findings.spent), "usd": findings.spent.usd},
         "curated": None if findings.difference is None else {
             "distance": findings.difference.distance, "table": findings.difference.table.to_dicts(),
         },

@@ -52,13 +52,25 @@ TURK: Final = Price(name="Mechanical Turk, three people each", usd_per_tag=0.01,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
-    """Hours and dollars of one way, for what is saved by believed tags and for what is still needed."""
+    """Hours and dollars of people, for what is saved by believed tags and for what is still needed."""
 
     way: str
     saved_hours: float
     saved_usd: float
     needed_hours: float
     needed_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What the models cost that made the tags: hours that `camloop curate` ran, at a price."""
+
+    hours: float
+    usd_per_hour: float
+
+    @property
+    def usd(self) -> float:
+        return self.hours * self.usd_per_hour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,34 +98,36 @@ def count(n_pictures: int, believed_shares: Sequence[float]) -> Tags:
     return Tags(n_pictures=n_pictures, n_saved=saved, n_needed=max(n_pictures * len(believed_shares) - saved, 0.0))
 
 
-def bills(
-    tags: Tags, *, machine_hours: float | None, machine_usd_per_hour: float = MACHINE_USD_PER_HOUR, overlap: int = TURK.overlap
-) -> list[Bill]:
-    """Return what people would cost, way by way, and what the models cost that made the tags (`machine_hours` of them).
+def bills(tags: Tags, *, overlap: int = TURK.overlap) -> list[Bill]:
+    """Return what people would cost, way by way.
+
+    Args:
+        tags: how many classifications.
+        overlap: people who say each on Mechanical Turk.
 
     Raises:
-        UsageError: a price or overlap that is none.
+        UsageError: nobody says a tag.
     """
-    if overlap < 1 or machine_usd_per_hour < 0:
-        raise UsageError(f"overlap {overlap}, machine {machine_usd_per_hour:g} USD an hour; legal: at least 1, at least 0")
+    if overlap < 1:
+        raise UsageError(f"overlap {overlap}; legal: at least 1 person who says each tag")
     people = "one person" if overlap == 1 else f"{overlap} people"
     turk = Price(name=f"Mechanical Turk, {people} each", usd_per_tag=TURK.usd_per_tag, overlap=overlap)
-    made = [
+    return [
         Bill(
             way=price.name, saved_hours=price.hours(tags.n_saved), saved_usd=price.usd(tags.n_saved),
             needed_hours=price.hours(tags.n_needed), needed_usd=price.usd(tags.n_needed),
         )
         for price in (SERVICE, turk)
     ]  # fmt: skip
-    hours = machine_hours or 0.0
-    machine = Bill(
-        way="model tags (machine hours spent)", saved_hours=0.0, saved_usd=0.0,
-        needed_hours=hours, needed_usd=hours * machine_usd_per_hour,
-    )  # fmt: skip
-    return made if machine_hours is None else [*made, machine]
 
 
-def machine_hours(catalog: Catalog) -> float | None:
-    """Return the hours that runs of `camloop curate` took in this store; None where none is recorded."""
+def spent(catalog: Catalog, usd_per_hour: float = MACHINE_USD_PER_HOUR) -> Spent:
+    """Return the hours that runs of `camloop curate` took in this store; 0 where none is recorded.
+
+    Raises:
+        UsageError: a price below 0.
+    """
+    if not usd_per_hour >= 0:
+        raise UsageError(f"machine hours at {usd_per_hour:g} USD; legal: 0 or more")
     runs = catalog.scan("runs", ["command", "start_ns", "end_ns"]).filter(pl.col("command") == "curate").collect()
-    return None if runs.is_empty() else float((runs["end_ns"] - runs["start_ns"]).sum()) / 3.6e12
+    return Spent(hours=float((runs["end_ns"] - runs["start_ns"]).sum()) / 3.6e12, usd_per_hour=usd_per_hour)

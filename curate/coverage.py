@@ -63,7 +63,7 @@ class Coverage:
         totals: the grouped rows behind everything: _group, camera_id, hour, _hour_utc, _day, a column per factor, one per
             combination ("=NAME", true where it holds), rows, footage_s.
         n_frames, footage_s: kept frames and the seconds that they stand for.
-        days: first and last day of footage, number of days; None where no clip has a time.
+        days: first and last day of footage (UTC), number of days, of calendar months; None where no clip has a time.
     """
 
     covers: tuple[Cover, ...]
@@ -71,7 +71,7 @@ class Coverage:
     totals: pl.DataFrame
     n_frames: int
     footage_s: float
-    days: tuple[str, str, int] | None
+    days: tuple[str, str, int, int] | None
 
     def of(self, factor: str) -> list[Cover]:
         """Return the values of one factor."""
@@ -127,7 +127,7 @@ def measure(footage: Footage, sheet: Sheet) -> Coverage:
     return Coverage(
         covers=tuple(covers), totals=totals, n_frames=int(totals["rows"].sum()), footage_s=footage_s,
         unknown={name: _seconds(totals.filter(pl.col(name).is_null())) / (footage_s or 1.0) for name in names},
-        days=(days[0], days[-1], len(days)) if len(days) else None,
+        days=(days[0], days[-1], len(days), days.str.slice(5, 2).n_unique()) if len(days) else None,
     )  # fmt: skip
 
 

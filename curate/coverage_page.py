@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curate.costs import Bill, Tags
+from curate.costs import Bill, Spent, Tags
 from curate.coverage import COMBINATION, Cover, Coverage, Wish
 from curate.curated import Difference
 from curate.factors import Factor, Sheet
@@ -21,6 +21,7 @@ _LOOKS = {
     "believed": "passed", "as expected": "passed", "not to be used": "failed", "missing": "failed", "more": "unknown",
     "unknown": "unknown", "no expectation": "not-gated",
 }  # fmt: skip
+_DARK = 0.7  # from this share on a cell is dark, and its figure is written in white
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class Findings:
     calibration: Sequence[Calibration]
     tags: tuple[Tags, Tags]
     bills: tuple[Sequence[Bill], Sequence[Bill]]
+    spent: Spent
     wishes: Sequence[Wish]
     slices: str
     difference: Difference | None = None
@@ -68,8 +70,16 @@ def pill(name: str) -> Markup:
 
 
 def scale(found: Share, threshold: float | None, verdict: str) -> Markup:
-    """Return a share with its interval on a scale from 0 to 1; `threshold` is the upright line."""
-    return page.interval(found.value, found.low, found.high, threshold, _LOOKS[verdict])
+    """Return a share with its interval on a scale from 0 to 1, and in figures; `threshold` is the upright line."""
+    if found.value is None:
+        return Markup('<span class="soft">no figure</span>')
+    drawn = page.interval(found.value, found.low, found.high, threshold, _LOOKS[verdict], width=180)
+    return Markup(f'{drawn}<br><span class="soft">{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]</span>')
+
+
+def _line(value: object) -> Markup:
+    """Return a cell that is not broken into lines."""
+    return Markup(f'<span style="white-space:nowrap">{text(value)}</span>')
 
 
 def _percent(value: float | None) -> str | None:
@@ -86,14 +96,14 @@ def _head(findings: Findings) -> str:
         "tags believed": f"{believed} of {len(findings.quality)}",
     }
     if coverage.days:
-        first, last, n_days = coverage.days
+        first, last, n_days, _ = coverage.days
         shown |= {"days with footage": n_days, "from, UTC": first, "to": last}
     note = f'<p class="soft">{text(findings.vault)}. Shares are of footage time: a kept frame counts 1 / p_keep.</p>'
     seasons = ""
-    if coverage.days and coverage.days[2] < 300:
+    if coverage.days and coverage.days[3] < 12:
         seasons = (
-            "<p>Less than a year was filmed: weather, light and clothes of other seasons are not in these shares, and a model "
-            "will meet them.</p>"
+            f"<p>Footage of {coverage.days[3]} of the 12 months of a year: weather, light and clothes of the others are not in "
+            "these shares, and a model will meet them.</p>"
         )
     return page.facts(shown) + note + seasons
 
@@ -112,14 +122,18 @@ def _missing(findings: Findings) -> list[str]:
     return ["<h2>What is missing</h2>", why, page.table(["what", "clips", "where"], rows)]
 
 
-def _cover_rows(covers: Sequence[Cover]) -> str:
-    rows = [
-        (cover.value, _percent(cover.expected), _percent(cover.found.value), scale(cover.found, cover.expected, cover.verdict),
-         cover.found.n_groups, duration(cover.footage_s), duration(cover.missing_s) if cover.missing_s else None,
-         pill(cover.verdict))
+def _cover_table(covers: Sequence[Cover]) -> str:
+    wanted = any(cover.expected is not None for cover in covers)
+    columns = ["value", "found", "footage", "recordings"]
+    rows: list[list[object]] = [
+        [cover.value, scale(cover.found, cover.expected, cover.verdict), _line(duration(cover.footage_s)), cover.found.n_groups]
         for cover in covers
-    ]  # fmt: skip
-    return page.table(["value", "expected", "found", "95 % over recordings", "recordings", "footage", "to be filmed", ""], rows)
+    ]
+    if wanted:
+        columns += ["expected", "to be filmed", ""]
+        for row, cover in zip(rows, covers, strict=True):
+            row += [_percent(cover.expected), _line(duration(cover.missing_s or None)), pill(cover.verdict)]
+    return page.table(columns, rows)
 
 
 def _factor(findings: Findings, factor: Factor) -> str:
@@ -132,39 +146,51 @@ def _factor(findings: Findings, factor: Factor) -> str:
     head = f"<h3>{text(factor.name)}</h3><p class='soft'>{text(origin)}; unknown for {unknown:.1%} of the footage</p>"
     if unknown >= 1:
         return f'<div class="card">{head}<p>No frame has a value: tag with this sheet, or say it in cameras.toml.</p></div>'
-    maps = _map(findings.coverage, factor, "camera_id", covers) + _map(findings.coverage, factor, "hour", covers)
-    return f'<div class="card">{head}{_cover_rows(covers)}{maps}</div>'
+    maps = _by_camera(findings.coverage, factor, covers) + _by_hour(findings.coverage, factor, covers)
+    return f'<div class="card">{head}{_cover_table(covers)}{maps}</div>'
 
 
-def _map(coverage: Coverage, factor: Factor, by: str, covers: Sequence[Cover]) -> str:
-    """Return shares per camera or hour as a table of shaded cells; rows are values."""
-    cells = coverage.cells(factor.name, [by]).filter(coverage.cells(factor.name, [by])[by].is_not_null())
-    columns = sorted(cells[by].unique().to_list())
-    if len(columns) < 2:
+def _by_camera(coverage: Coverage, factor: Factor, covers: Sequence[Cover]) -> str:
+    """Return shares per camera: a line per camera, a column per value."""
+    cells = coverage.cells(factor.name, ["camera_id"])
+    cameras = sorted({str(name) for name in cells["camera_id"].drop_nulls()})
+    shares = {(row["camera_id"], row["value"]): row["share"] for row in cells.iter_rows(named=True)}
+    rows = [[_line(name), *(_shaded(shares.get((name, cover.value), 0.0)) for cover in covers)] for name in cameras]
+    return page.table(["camera", *(cover.value for cover in covers)], rows) if len(cameras) > 1 else ""
+
+
+def _by_hour(coverage: Coverage, factor: Factor, covers: Sequence[Cover]) -> str:
+    """Return shares per local hour: a line per value, 24 columns; an hour without footage stays empty."""
+    cells = coverage.cells(factor.name, ["hour"])
+    shares = {(row["hour"], row["value"]): row["share"] for row in cells.iter_rows(named=True)}
+    filmed = {hour for hour, _ in shares if hour is not None}
+    if not filmed:
         return ""
-    shares = {(row[by], row["value"]): row["share"] for row in cells.iter_rows(named=True)}
-    width, left, height = min(60, 780 // len(columns)), 110, 22
-    parts = []
+    left, width, height, parts = 120, 34, 22, []
     for line, cover in enumerate(covers):
         y = line * height
         parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{text(cover.value)}</text>')
-        for number, column in enumerate(columns):
-            share, x = shares.get((column, cover.value), 0.0), left + number * width
-            title = f"{by} {column}: {cover.value} {share:.1%}"
+        for hour in sorted(filmed):
+            share, x = shares.get((hour, cover.value), 0.0), left + hour * width
+            style = "fill:#fff" if share > _DARK else ""
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" rx="3" fill="var(--accent)" '
-                f'opacity="{0.06 + 0.94 * share:.2f}"><title>{text(title)}</title></rect>'
+                f'opacity="{0.06 + 0.94 * share:.2f}"/>'
+                f'<text x="{x + width / 2 - 1:.0f}" y="{y + 15}" text-anchor="middle" style="{style}">{share * 100:.0f}</text>'
             )
-            if width >= 32:
-                parts.append(f'<text x="{x + width / 2 - 1:.0f}" y="{y + 15}" text-anchor="middle">{share:.0%}</text>')
-    y = len(covers) * height
-    for number, column in enumerate(columns):
-        shown = str(column)[: max(width // 6, 2)]
-        middle = f"{left + number * width + width / 2 - 1:.0f}"
-        parts.append(f'<text class="soft" x="{middle}" y="{y + 14}" text-anchor="middle">{text(shown)}</text>')
-    name = "camera" if by == "camera_id" else "local hour"
-    size = f'width="{left + len(columns) * width}" height="{y + 20}"'
-    return f'<p class="soft">share of the footage by {name}</p><svg {size} role="img">{"".join(parts)}</svg>'
+    for hour in range(24):
+        x = f"{left + hour * width + width / 2 - 1:.0f}"
+        parts.append(f'<text class="soft" x="{x}" y="{len(covers) * height + 14}" text-anchor="middle">{hour}</text>')
+    size = f'viewBox="0 0 {left + 24 * width} {len(covers) * height + 20}" width="100%"'
+    return f'<p class="soft">% of the footage of each local hour</p><svg {size} role="img">{"".join(parts)}</svg>'
+
+
+def _shaded(share: float) -> Markup:
+    colour = "color:#fff" if share > _DARK else ""
+    back = f"color-mix(in srgb, var(--accent) {share * 100:.0f}%, transparent)"
+    return Markup(
+        f'<span style="display:block;padding:1px 8px;border-radius:3px;background:{back};{colour}">{share:.0%}</span>'
+    )
 
 
 def _combinations(findings: Findings) -> list[str]:
@@ -173,7 +199,7 @@ def _combinations(findings: Findings) -> list[str]:
         return []
     said = {each.name: each.where.text for each in findings.sheet.combinations}
     notes = "".join(f"<li>{text(name)}: <code>{text(where)}</code></li>" for name, where in said.items())
-    return [f'<h2>Combinations</h2><div class="card">{_cover_rows(covers)}<ul class="soft">{notes}</ul></div>']
+    return [f'<h2>Combinations</h2><div class="card">{_cover_table(covers)}<ul class="soft">{notes}</ul></div>']
 
 
 def _belief(findings: Findings) -> list[str]:
@@ -184,13 +210,12 @@ def _belief(findings: Findings) -> list[str]:
         "(<code>camloop label import</code>).</p>"
     )
     rows = [
-        (f"{each.factor} = {each.value}", scale(each.precision, USABLE, each.belief), scale(each.recall, USABLE, each.belief),
-         f"{each.precision.n} + {each.recall.n}", max(each.precision.n_groups, each.recall.n_groups), pill(each.belief),
-         each.why)
+        (Markup(f'{_line(f"{each.factor} = {each.value}")}<br>{pill(each.belief)}'), scale(each.precision, USABLE, each.belief),
+         scale(each.recall, USABLE, each.belief), Markup(f'<span class="soft">{text(each.why)}</span>'))
         for each in findings.quality
     ]  # fmt: skip
-    columns = ["tag", "precision", "recall", "frames", "recordings", "", "why"]
-    return ["<h2>Which tags may be believed</h2>", lead, f'<div class="card">{page.table(columns, rows)}</div>']
+    table = page.table(["tag", "precision", "recall", ""], rows)
+    return ["<h2>Which tags may be believed</h2>", lead, f'<div class="card">{table}</div>']
 
 
 def _calibration(findings: Findings) -> list[str]:
@@ -227,6 +252,11 @@ def _money(findings: Findings) -> list[str]:
         ]  # fmt: skip
         head = f"<h3>{name}: {tags.n_pictures:,} pictures</h3>"
         parts.append(f'<div class="card">{head}{page.table(["way", "saved", "", "still needed", ""], rows)}</div>')
+    spent = findings.spent
+    parts.append(
+        f"<p>The models that made the tags: {spent.hours:,.2f} machine hours of <code>camloop curate</code> in this store, "
+        f"${spent.usd:,.2f} at ${spent.usd_per_hour:.2f} an hour, whatever their tags are worth.</p>"
+    )
     return parts
 
 

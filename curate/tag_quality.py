@@ -150,8 +150,13 @@ def _judged(factor: str, value: str, precision: Share, recall: Share) -> TagQual
         open_ones = [found for found in figures.values() if found.low < USABLE]
         guesses = [recordings_needed(round(found.value or 0.0, 2)) for found in open_ones]
         needed = None if None in guesses else max(guess or 0 for guess in guesses)
-        more = f"about {needed} labelled recordings would settle it" if needed else "too near the border to be settled soon"
-        why = f"{min(found.n_groups for found in open_ones)} recordings are too few: {more}"
+        more = (
+            f"about {needed} labelled ones would settle it, should it stay so"
+            if needed
+            else "too near the border to be settled soon"
+        )
+        n_groups = min(found.n_groups for found in open_ones)
+        why = f"{n_groups} {'recording is' if n_groups == 1 else 'recordings are'} too few: {more}"
     return TagQuality(
         factor=factor, value=value, precision=precision, recall=recall, belief=belief, why=why, recordings_needed=needed
     )
@@ -160,8 +165,6 @@ def _judged(factor: str, value: str, precision: Share, recall: Share) -> TagQual
 def judge(precision: Share, recall: Share) -> Belief:
     """Return the verdict on a tag; see the module."""
     figures = (precision, recall)
-    if any(found.value is None for found in figures):
-        return "unknown"
     if all(found.low >= USABLE for found in figures):
         return "believed"
     return "not to be used" if any(found.high < GOOD for found in figures) else "unknown"
