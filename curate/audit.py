@@ -112,7 +112,7 @@ def total(
     outside = 1 - confidence
     low = min(unseen, math.floor(gamma_bound(mean, variance, outside * (1 - SHARE_HIGH))))
     if least_p == 1 or unseen == 0:
-        high = mean if least_p == 1 else 0.0
+        high = 0.0
     elif least_p == 0:
         high = unseen
     else:
@@ -130,23 +130,22 @@ def recall_of(kept: Estimate, missed: Estimate) -> tuple[float | None, float, fl
     return (kept.value / there if there > 0 else None), low, high
 
 
-def audit(units: pl.DataFrame, *, confidence: float = CONFIDENCE) -> Audit:
+def audit(units: pl.DataFrame, *, most_positive: float = 1.0, confidence: float = CONFIDENCE) -> Audit:
     """Estimate the recall of one filter.
 
     Args:
         units: one row per unit that reached the filter: `kept` (bool), `p_look` (the probability of being looked at, 0 where
-            there was none), `n_positive` (null where it was not looked at); optional `n` (the most positives that it can
-            hold, else 1) and `cluster` (the event of what was found, else each unit by itself).
+            there was none), `n_positive` (null where it was not looked at); optional `cluster` (the event of what was
+            found, else each unit by itself).
+        most_positive: how many positives one draw can bring at most: those of a unit, times the units that share a draw.
         confidence: see `total`. Where kept positives are estimated too, each part takes half of what may be outside.
     """
     import polars as pl
 
-    if "n" not in units.columns:
-        units = units.with_columns(n=pl.lit(1))
     kept, dropped = units.filter(pl.col("kept")), units.filter(~pl.col("kept"))
     is_sampled = bool((kept["p_look"] < 1).any())
     level = (1 + confidence) / 2 if is_sampled else confidence
-    n_kept, n_missed = (_total(part, level) for part in (kept, dropped))
+    n_kept, n_missed = (_total(part, most_positive, level) for part in (kept, dropped))
     recall, low, high = recall_of(n_kept, n_missed)
     looked = dropped.filter(pl.col("n_positive").is_not_null())
     return Audit(
@@ -155,19 +154,18 @@ def audit(units: pl.DataFrame, *, confidence: float = CONFIDENCE) -> Audit:
     )  # fmt: skip
 
 
-def _total(units: pl.DataFrame, confidence: float) -> Estimate:
+def _total(units: pl.DataFrame, most_positive: float, confidence: float) -> Estimate:
     import polars as pl
 
     found = units.filter(pl.col("n_positive") > 0)
-    dark = units.filter(pl.col("n_positive").is_null())
     chance = units.filter(pl.col("p_look") < 1)
     return total(
         found["p_look"].to_numpy(),
         found["n_positive"].to_numpy(),
         found["cluster"].to_list() if "cluster" in units.columns else None,
         least_p=float(chance["p_look"].min() or 0.0) if chance.height else 1.0,  # type: ignore[arg-type]
-        most_positive=float(units["n"].max() or 1),  # type: ignore[arg-type]
-        unseen=float(dark["n"].sum()),
+        most_positive=most_positive,
+        unseen=float(units["n_positive"].null_count()),
         confidence=confidence,
     )
 

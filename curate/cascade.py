@@ -184,17 +184,17 @@ def _look(lines: Lines, number: int, table: Mapping[str, Any], folder: Path, bef
 
     if unknown := sorted(set(table) - _KEYS):
         raise refuse(unknown[0], f"unknown key {unknown[0]!r}; legal: {', '.join(sorted(_KEYS))}")
-    stage, step = str(table.get("name", "")), table.get("step")
+    stage, step = str(table.get("name", "")), str(table.get("step"))
     if not stage.isidentifier() or not stage.islower() or stage in [look.name for look in before]:
         raise refuse("name", f"stage name {stage!r}: give each stage its own name of a-z, 0-9 and _")
-    if step not in get_args(LookStep):
+    if step not in ("detect", "embed"):
         raise refuse("step", f"step {step!r} of stage {stage}; legal: {', '.join(get_args(LookStep))}")
     numbers = {key: table.get(key, default) for key, default in (("audit", 0.0), ("min_score", MIN_SCORE))}
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise refuse(key, f"{key} {value!r} of stage {stage}; legal: 0 to 1")
     try:
-        look = _described(stage, step, folder / str(table.get("weights", "")), table.get("model"))
+        look = _described(stage, cast(LookStep, step), folder / str(table.get("weights", "")), table.get("model"))
     except CamloopError as error:
         raise refuse("weights", f"stage {stage}: {error}") from error
     if table.get("sha256", look.weights.sha256) != look.weights.sha256:

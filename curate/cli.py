@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate import cli_coverage, cli_intervals
+from curate import cli_audit, cli_coverage, cli_intervals
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows")
     parser.add_argument("--columns", action="store_true", help="show the names that WHERE and --by may use")
     cli_intervals.add_arguments(parser)
+    cli_audit.add_arguments(parser)
     cli_coverage.add_arguments(parser)
     parser.set_defaults(run=run_query)
 
@@ -76,7 +77,10 @@ def run_query(arguments: argparse.Namespace, context: Context) -> int:
         cli_intervals.refuse_alone(arguments)
     if not arguments.coverage:
         cli_coverage.refuse_alone(arguments)
+    cli_audit.refuse_mixed(arguments)
     view, out = _view(arguments, context), context.out
+    if arguments.audit:
+        return cli_audit.run(view, arguments, context)
     if arguments.intervals:
         return cli_intervals.run(view, arguments, context)
     if arguments.coverage:

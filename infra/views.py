@@ -198,8 +198,8 @@ def _cascaded(catalog: Catalog, source: str | None) -> tuple[pl.DataFrame, pl.Da
 
     That is the one named by `source`, else the last one; it has a row with null pts where it looked at no frame of a clip.
     """
-    looks = catalog.scan("looks", ["clip_id", "pts", "step", "number", "source", "p_look"])
-    looks = looks.filter(pl.col("step") == DETECT).collect()
+    rows = catalog.scan("looks", ["clip_id", "pts", "step", "number", "source", "p_look"])
+    looks = rows.filter(pl.col("step") == DETECT).collect()
     is_last = pl.col("number") == pl.col("number").max().over("clip_id")
     mine = looks.filter(is_last if source is None else pl.col("source") == source)
     return looks.select("clip_id").unique(), mine.select("clip_id", "pts", "source", "p_look")
