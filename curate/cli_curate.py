@@ -6,15 +6,18 @@ Nothing heavy is imported until the command runs, so that --help is quick and a 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate import cli_cascade
+from curate import cli_cascade, cli_estimate
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from curate.plan import Options, Plan, Step
-    from curate.run import Result
+    from curate.run import Engine, Result
+    from infra.catalog import Catalog
     from infra.console import Context
 
 STEPS = ("scan", "detect", "embed", "tag")
@@ -48,6 +51,9 @@ def curate(parser: argparse.ArgumentParser) -> None:
         "--max-failures", type=float, default=0.5, metavar="SHARE", help="exit 1 when more clips fail (default .5)"
     )
     parser.add_argument("--retry", action="store_true", help="try clips again that failed before in the same way")
+    parser.add_argument("--follow", action="store_true", help="also register what arrives, and go on until Ctrl-C")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (HTML) about this run: funnel, costs, examples")
+    cli_estimate.add_arguments(parser)
     parser.set_defaults(run=run_curate)
 
 
@@ -85,38 +91,103 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop curate`."""
-    from contextlib import nullcontext
-    from functools import partial
-
-    from curate import jobs, openclip, pipeline, plan
-    from curate.run import curate as work
     from infra.catalog import open_catalog
-    from infra.cluster import LOCAL
-    from infra.runs import recorded
 
     options, out = _options(arguments), context.out
+    if arguments.follow and (arguments.plan or arguments.page or out.as_json):
+        raise UsageError("--follow goes on until it is stopped; --plan, --page and --json are for one run")
     for weights in options.weights:
         if weights.status == "unknown":
             out.note(f"weights {weights.path.name}: unknown, {weights.note} (SHA-256 {weights.sha256})")
     catalog = open_catalog(context.store, create=False)
-    made = plan.make(catalog, options)
+    if arguments.follow:
+        return _follow(arguments, context, options, catalog)
+    made = plan_of(catalog, options)
     _say_plan(context, made)
+    if arguments.plan:
+        return cli_estimate.run(arguments, context, catalog, options, made)
     needs_ray = not arguments.local and any(one.pixel_steps for one in made.works)
+    with _engine(arguments, context, ray=needs_ray) as (engine, cpus):
+        result = _work(arguments, context, options, catalog, made, engine, cpus)
+    if arguments.page:
+        from curate import run_page
+        from curate.query import Footage
+
+        run_page.write(arguments.page, Footage(catalog, vault=True), result, clock=context.clock)
+        out.line(f"page: {arguments.page}")
+    _say_result(context, result)
+    return 0
+
+
+def plan_of(catalog: Catalog, options: Options) -> Plan:
+    """Return what is missing."""
+    from curate import plan
+
+    return plan.make(catalog, options)
+
+
+@contextmanager
+def _engine(arguments: argparse.Namespace, context: Context, *, ray: bool) -> Iterator[tuple[Engine, int]]:
+    """Yield what runs the stages, and on how many cores."""
+    from functools import partial
+
+    from curate import jobs, pipeline
+    from infra.cluster import LOCAL
+
+    if not ray:
+        yield pipeline.run_local, 1
+        return
+    address = arguments.ray_address or context.settings.ray_address
+    with jobs.cluster(address) as cpus:
+        yield partial(jobs.run_ray, restarts=jobs.RETRIES if address not in (None, LOCAL) else 0), cpus
+
+
+def _work(
+    arguments: argparse.Namespace, context: Context, options: Options, catalog: Catalog, made: Plan, engine: Engine, cpus: int
+) -> Result:
+    """Bring everything up to date, with its row in `runs`."""
+    from curate import estimate, openclip
+    from curate.run import curate as work
+    from infra.runs import recorded
+
     with recorded(catalog, "curate", vars(arguments), clock=context.clock) as run:
         run.inputs["snapshot"] = catalog.snapshot()
         if options.embedder_path is not None:
             name, _ = openclip.describe(options.embedder_path, options.embedder_model)
             run.inputs["openclip"] = {"source": name, "path": str(options.embedder_path), "model_name": options.embedder_model}
-        address = arguments.ray_address or context.settings.ray_address
-        by_ray = partial(jobs.run_ray, restarts=jobs.RETRIES if address not in (None, LOCAL) else 0)
-        with jobs.cluster(address) if needs_ray else nullcontext(1) as cpus, out.progress(len(made.works), "clips") as task:
+        with context.out.progress(len(made.works), "clips") as task:
             result = work(
                 catalog, options, context.settings, clock=context.clock, cpus=cpus, max_failures=arguments.max_failures,
-                engine=by_ray if needs_ray else pipeline.run_local, advance=task.advance,
+                engine=engine, advance=task.advance,
             )  # fmt: skip
-        run.outputs.update(clips=result.tally.clips, rows=result.tally.rows, n_failed=len(result.tally.failed))
-    _say_result(context, result)
-    return 0
+        tally = result.tally
+        run.outputs.update(clips=tally.clips, rows=tally.rows, n_failed=len(tally.failed))
+        run.outputs.update(estimate.told(options, result, cpus))
+    return result
+
+
+def _follow(arguments: argparse.Namespace, context: Context, options: Options, catalog: Catalog) -> int:
+    """Register and curate what arrives, until Ctrl-C."""
+    from curate import follow
+    from infra.errors import StoreError
+
+    out, told = context.out, ""
+    with _engine(arguments, context, ray=not arguments.local) as (engine, cpus):
+        out.line(f"following {catalog.store.url}: clips are curated as they arrive; Ctrl-C ends it")
+        while True:
+            try:
+                arrived = follow.register_arrived(catalog, clock=context.clock)
+                if arrived is not None:
+                    out.line(f"{len(arrived.registered)} clips registered, {len(arrived.failed)} unreadable (table failures)")
+                made = plan_of(catalog, options) if catalog.scan("clips", ["clip_id"]).head(1).collect().height else None
+                if made is not None and made.works:
+                    _say_result(context, _work(arguments, context, options, catalog, made, engine, cpus))
+                told = ""
+            except StoreError as error:  # it comes back; what was committed stays
+                if str(error) != told:
+                    out.note(f"{error}; tried again every {follow.REST_S:.0f} s")
+                told = str(error)
+            context.clock.sleep_s(follow.REST_S)
 
 
 def _say_plan(context: Context, made: Plan) -> None:

@@ -49,12 +49,16 @@ class Flow:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run did: step -> clips done and rows made; failed clips with their reason; frames looked at; stage -> its flow."""
+    """What a run did: step -> clips done and rows made; failed clips with their reason; frames looked at; stage -> its flow.
+
+    `footage_s` is the length of the clips that came through, seconds.
+    """
 
     clips: dict[str, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     failed: list[tuple[str, str]] = field(default_factory=list)
     n_frames: int = 0
+    footage_s: float = 0.0
     stages: dict[str, Flow] = field(default_factory=dict)
 
     def flow(self, stage: str, *, n_in: int, n_passed: int, n_out: int, n_found: int, seconds: float) -> None:
@@ -120,6 +124,7 @@ class Collector:
             return
         held.frames.sort(key=lambda row: int(row["pts"]))
         self._tally.n_frames += len(held.frames)
+        self._tally.footage_s += work.footage_s
         self._count(work, held)
         self._complete.append((work, held))
 

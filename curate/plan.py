@@ -154,6 +154,12 @@ class Work:
         }
 
     @property
+    def footage_s(self) -> float:
+        """The length of the clip, seconds."""
+        clip = self.clip
+        return float((clip["end_pts"] - clip["first_pts"]) * clip["time_base_num"] / clip["time_base_den"])
+
+    @property
     def pixel_steps(self) -> tuple[Step, ...]:
         """The missing steps that need decoded frames."""
         return tuple(step for step in STEPS if step in self.missing and step != "tag")
