@@ -53,7 +53,7 @@ def chains(clips: Sequence[Mapping[str, Any]], join_s: float | None = None) -> l
                 made.append(Chain(run, np.array(extent, np.int64)))
                 run, extent = [], []
             start = extent[-1][1] + max(0, gap or 0) if run else 0
-            extent.append((start, start + _length_ns(clip)))
+            extent.append((start, start + length_ns(clip)))
             run.append(clip)
         made.append(Chain(run, np.array(extent, np.int64)))
     return made
@@ -73,12 +73,12 @@ def _recordings(clips: Sequence[Mapping[str, Any]], *, by_camera: bool) -> Itera
     yield from (groups[key] for key in sorted(groups, key=lambda key: [part or "" for part in key]))
 
 
-def _gap_ns(before: Mapping[str, Any], after: Mapping[str, Any], length_ns: int) -> int | None:
+def _gap_ns(before: Mapping[str, Any], after: Mapping[str, Any], before_ns: int) -> int | None:
     """Return the time from the end of one clip to the start of the next; None when nobody knows and they need not follow."""
     if before["boot_id"] == after["boot_id"] and None not in (before["start_mono_ns"], after["start_mono_ns"]):
-        return int(after["start_mono_ns"] - before["start_mono_ns"] - length_ns)
+        return int(after["start_mono_ns"] - before["start_mono_ns"] - before_ns)
     if None not in (before["start_ns"], after["start_ns"]):
-        return int(after["start_ns"] - before["start_ns"] - length_ns)
+        return int(after["start_ns"] - before["start_ns"] - before_ns)
     same = before["recording_id"] is not None and before["recording_id"] == after["recording_id"]
     follows = None not in (before["seq"], after["seq"]) and after["seq"] == before["seq"] + 1
     return 0 if same and follows else None
@@ -88,9 +88,10 @@ def _tick_ns(clip: Mapping[str, Any]) -> Fraction:
     return Fraction(1_000_000_000 * clip["time_base_num"], clip["time_base_den"])
 
 
-def _length_ns(clip: Mapping[str, Any]) -> int:
-    length_ns: int = floor((clip["end_pts"] - clip["first_pts"]) * _tick_ns(clip) + Fraction(1, 2))
-    return max(1, length_ns)
+def length_ns(clip: Mapping[str, Any]) -> int:
+    """Return how long a clip is on the axis, at least 1."""
+    made: int = floor((clip["end_pts"] - clip["first_pts"]) * _tick_ns(clip) + Fraction(1, 2))
+    return max(1, made)
 
 
 def to_ns(pts: Ticks, clip: Mapping[str, Any], offset: int) -> Ticks:

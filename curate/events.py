@@ -8,24 +8,23 @@ rows of an event share an `event_id` = hash(recording, layer, source, first clip
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from curate import intervals
-from curate.chains import COLUMNS, Chain, chains, to_ns, to_pts
-from curate.intervals import Rule, Samples
-from curate.layers import Layer, samples
+from curate.chains import COLUMNS, Chain, chains, length_ns, to_ns, to_pts
+from curate.intervals import Rule, Runs, Samples
+from curate.layers import Layer, Scores, scores
 from infra import keys
 from infra.catalog import Catalog
 
 Rows = list[dict[str, Any]]
 
-BATCH_FRAMES: Final = 20_000_000  # of clips whose scores are in memory at the same time: 1 GB
+BATCH_FRAMES: Final = 5_000_000  # of clips whose scores are in memory at the same time
 EVENTS: Final = pl.Schema(
     {
         "camera_id": pl.String, "recording_id": pl.String, "clip_id": pl.String, "source_name": pl.String,
@@ -71,6 +70,15 @@ _CAMERAS: Final = pl.Schema(
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Marked:
+    """What the scores of one clip say: runs in ns from its first frame; sums of 1 / p_keep of frames on and off."""
+
+    runs: Runs
+    frames_on: float
+    frames_off: float
+
+
 @dataclass(slots=True)
 class _Total:
     """What was counted of one camera; `frames_on` and `frames_off` are sums of 1 / p_keep."""
@@ -82,13 +90,15 @@ class _Total:
     frames_on: float = 0.0
     frames_off: float = 0.0
 
-    def add(self, chain: Chain, scores: Samples, rows: Rows, is_on: NDArray[np.bool_], weight: NDArray[np.float64]) -> None:
+    def add_clip(self, marked: Marked) -> None:
+        self.known_s += int((marked.runs.marks.end - marked.runs.marks.start).sum()) / 1e9
+        self.frames_on += marked.frames_on
+        self.frames_off += marked.frames_off
+
+    def add_chain(self, chain: Chain, rows: Rows) -> None:
         self.n_events += len({row["event_id"] for row in rows})
         self.footage_s += int((chain.extent[:, 1] - chain.extent[:, 0]).sum()) / 1e9
         self.on_s += sum(row["end_s"] - row["start_s"] for row in rows)
-        self.known_s += int((scores.end - scores.start).sum()) / 1e9
-        self.frames_on += float(weight[is_on].sum())
-        self.frames_off += float(weight[~is_on].sum())
 
     def row(self, n_frames: int) -> dict[str, Any]:
         on, off = ((found / n_frames if n_frames else None) for found in (self.frames_on, self.frames_off))
@@ -117,38 +127,49 @@ def find(catalog: Catalog, layer: Layer, clip_ids: Collection[str] | None = None
     )
     if clip_ids is not None:
         clips = clips.filter(pl.col("clip_id").is_in(list(clip_ids)))
-    made = chains(clips.to_dicts(), layer.join_s)
+    by_clip = _marked(catalog, layer, clips.to_dicts())
     sources = _sources(catalog, layer.step)
     rows: Rows = []
     totals: dict[str, _Total] = {str(name): _Total() for name in clips["camera_id"].unique().sort()}
-    for group in _batches(made):
-        found = samples(catalog, layer, [clip["clip_id"] for chain in group for clip in chain.clips])
-        by_clip = {str(key[0]): part for key, part in found.partition_by("clip_id", as_dict=True).items()}
-        for chain in group:
-            rows += _events(chain, layer, by_clip, sources, totals[chain.clips[0]["camera_id"]])
-    frames = catalog.scan("gops", ["clip_id", "pts"]).select("clip_id", n=pl.col("pts").list.len()).group_by("clip_id").sum()
-    cameras = clips.select("clip_id", "camera_id").join(frames.collect(), on="clip_id", how="left")
-    n_frames = dict(cameras.group_by("camera_id").agg(pl.col("n").sum()).iter_rows())
+    for clip_id, camera_id in clips.select("clip_id", "camera_id").sort("clip_id").iter_rows():
+        if clip_id in by_clip:
+            totals[camera_id].add_clip(by_clip[clip_id])
+    for chain in chains(clips.to_dicts(), layer.join_s):
+        made = _events(chain, layer, by_clip, sources)
+        totals[chain.clips[0]["camera_id"]].add_chain(chain, made)
+        rows += made
+    scanned = catalog.scan("gops", ["clip_id"]).unique().collect()
+    counted = clips.join(scanned, on="clip_id", how="semi").group_by("camera_id").agg(pl.col("n_frames").sum())
+    n_frames = dict(counted.iter_rows())
     order = ["camera_id", "start_utc_ns", "recording_id"]
     return Events(
         pl.DataFrame(rows, EVENTS).sort(order, nulls_last=True, maintain_order=True),
-        pl.DataFrame([{"camera_id": name, **total.row(int(n_frames[name] or 0))} for name, total in totals.items()], _CAMERAS),
+        pl.DataFrame([{"camera_id": name, **total.row(n_frames.get(name, 0))} for name, total in totals.items()], _CAMERAS),
     )
 
 
-def _batches(made: Sequence[Chain]) -> Iterator[list[Chain]]:
-    """Yield chains in groups of at most about `BATCH_FRAMES` frames."""
-    group: list[Chain] = []
-    n = 0
-    for chain in made:
-        size = sum(clip["n_frames"] or 0 for clip in chain.clips)
-        if group and n + size > BATCH_FRAMES:
-            yield group
-            group, n = [], 0
-        group.append(chain)
-        n += size
-    if group:
-        yield group
+def _marked(catalog: Catalog, layer: Layer, clips: Sequence[Mapping[str, Any]]) -> dict[str, Marked]:
+    """Return clip_id -> what its scores say; reads the scores of at most about `BATCH_FRAMES` frames at a time."""
+    made: dict[str, Marked] = {}
+    batch: list[Mapping[str, Any]] = []
+    for number, clip in enumerate(clips, 1):
+        batch.append(clip)
+        if number == len(clips) or sum(held["n_frames"] or 0 for held in batch) >= BATCH_FRAMES:
+            found = scores(catalog, layer, [held["clip_id"] for held in batch])
+            made |= {held["clip_id"]: _mark(held, found[held["clip_id"]], layer) for held in batch if held["clip_id"] in found}
+            batch = []
+    return made
+
+
+def _mark(clip: Mapping[str, Any], found: Scores, layer: Layer) -> Marked:
+    start, end = (to_ns(at, clip, 0) for at in (found.pts, found.end_pts))
+    length = length_ns(clip)
+    is_inside = (start >= 0) & (start < length)
+    samples = Samples(start[is_inside], np.minimum(end, length)[is_inside], found.value[is_inside])
+    factor, weight = found.factor[is_inside], 1 / found.p_keep[is_inside]
+    on, off = ((level * factor).astype(np.float32).astype(np.float64) for level in (layer.on, layer.off))  # as scores are kept
+    is_on = samples.value >= on
+    return Marked(intervals.runs(samples, on, off), float(weight[is_on].sum()), float(weight[~is_on].sum()))
 
 
 def _sources(catalog: Catalog, step: str) -> dict[str, str]:
@@ -159,61 +180,40 @@ def _sources(catalog: Catalog, step: str) -> dict[str, str]:
     }
 
 
-def _events(chain: Chain, layer: Layer, by_clip: Mapping[str, pl.DataFrame], sources: Mapping[str, str], total: _Total) -> Rows:
-    """Return the rows of one chain, in order, and count it."""
-    scores, factor, weight = _on_axis(chain, by_clip)
-    first, low, high = chain.clips[0], int(chain.extent[0, 0]), int(chain.extent[-1, 1])
+def _events(chain: Chain, layer: Layer, by_clip: Mapping[str, Marked], sources: Mapping[str, str]) -> Rows:
+    """Return the rows of one chain, in order."""
+    offsets = zip(chain.clips, chain.extent[:, 0].tolist(), strict=True)
+    runs = intervals.joined([by_clip[clip["clip_id"]].runs.later(at) for clip, at in offsets if clip["clip_id"] in by_clip])
+    first, bounds = chain.clips[0], (int(chain.extent[0, 0]), int(chain.extent[-1, 1]))
     rule = Rule(**{name: round(getattr(layer, f"{name}_s") * 1e9) for name in ("merge", "least", "pad")})
-    on, off = ((level * factor).astype(np.float32).astype(np.float64) for level in (layer.on, layer.off))  # as scores are kept
-    found = intervals.find(scores, on, off, rule, (low, high))
     source = sources.get(first["clip_id"], f"{layer.step}@unknown" if layer.step != "where" else "where@1")
     rows: Rows = []
-    for start, end in found.tolist():
+    for start, end in runs.find(rule, bounds).tolist():
         pieces = intervals.cut((start, end), chain.extent)
         begins = chain.clips[pieces[0][0]]
         start_pts = to_pts(start, begins, int(chain.extent[pieces[0][0], 0]))
         recording = first["recording_id"] or first["clip_id"]
         event_id = keys.derived_id(recording, layer.name, source, begins["clip_id"], start_pts)
         common = {"layer": layer.name, "source": source, "event_id": event_id}
-        rows += [common | _piece(chain, scores, piece) for piece in pieces]
-        _, rows[-len(pieces)]["start_known"], rows[-1]["end_known"] = intervals.known((start, end), scores)
-    total.add(chain, scores, rows, scores.value >= on, weight)
+        rows += [common | _piece(chain, runs, piece) for piece in pieces]
+        _, rows[-len(pieces)]["start_known"], rows[-1]["end_known"] = intervals.known((start, end), runs.marks)
     return rows
 
 
-def _piece(chain: Chain, scores: Samples, piece: tuple[int, int, int]) -> dict[str, Any]:
+def _piece(chain: Chain, runs: Runs, piece: tuple[int, int, int]) -> dict[str, Any]:
     """Return what a row says of the part of an event that lies in one clip."""
     number, start, end = piece
     clip, offset = chain.clips[number], int(chain.extent[number, 0])
     start_pts, end_pts = to_pts(start, clip, offset), to_pts(end, clip, offset)
     tick_s = clip["time_base_num"] / clip["time_base_den"]
-    at = intervals.peak(start, end, scores)
+    peak, at = runs.highest(start, end) or (None, None)
     utc_ns = clip["start_ns"]
     return {
         **{name: clip[name] for name in ("camera_id", "recording_id", "clip_id", "source_name")},
         "start_pts": start_pts, "end_pts": end_pts, "start_s": start_pts * tick_s, "end_s": end_pts * tick_s,
         "start_utc_ns": None if utc_ns is None else utc_ns + start - offset,
         "end_utc_ns": None if utc_ns is None else utc_ns + end - offset,
-        "peak": None if at is None else float(scores.value[at]),
-        "peak_pts": None if at is None else to_pts(int(scores.start[at]), clip, offset),
-        "unknown_s": (end - start - intervals.known((start, end), scores)[0]) / 1e9,
+        "peak": peak, "peak_pts": None if at is None else to_pts(at, clip, offset),
+        "unknown_s": (end - start - intervals.known((start, end), runs.marks)[0]) / 1e9,
         "start_known": True, "end_known": True,
     }  # fmt: skip
-
-
-def _on_axis(chain: Chain, by_clip: Mapping[str, pl.DataFrame]) -> tuple[Samples, NDArray[np.float64], NDArray[np.float64]]:
-    """Return the scores of a chain on its axis, with the factor of each threshold and 1 / p_keep: float64 (T,)."""
-    parts = []
-    for clip, (low, high) in zip(chain.clips, chain.extent.tolist(), strict=True):
-        part = by_clip.get(clip["clip_id"])
-        if part is None:
-            continue
-        start, end = (to_ns(part[name].to_numpy(), clip, low) for name in ("pts", "end_pts"))
-        is_inside = (start >= low) & (start < high)
-        columns = (part[name].to_numpy() for name in ("value", "factor", "p_keep"))
-        parts.append([column[is_inside] for column in (start, np.minimum(end, high), *columns)])
-    if not parts:
-        none = np.zeros(0)
-        return Samples(none.astype(np.int64), none.astype(np.int64), none), none, none
-    start, end, value, factor, p_keep = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Samples(start, end, value), factor, 1 / p_keep

@@ -10,6 +10,7 @@ reach `on` again. Intervals are half-open, sorted and disjoint: an int64 array (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from infra.errors import UsageError
 
+ON, BETWEEN, OFF = 2.0, 1.0, 0.0  # marks of `Runs`
 Ticks = NDArray[np.int64]
 """int64, times in ticks of one axis."""
 
@@ -161,12 +163,74 @@ def known(interval: tuple[int, int], samples: Samples) -> tuple[int, bool, bool]
     first = int(np.searchsorted(samples.end, start, "right"))
     last = int(np.searchsorted(samples.start, end, "left"))
     inside = np.minimum(samples.end[first:last], end) - np.maximum(samples.start[first:last], start)
-    before = bool(np.any((samples.start < start) & (samples.end >= start)))
-    after = bool(np.any((samples.start <= end) & (samples.end > end)))
-    return int(inside.sum()), before, after
+    before = int(np.searchsorted(samples.start, start, "left")) - 1
+    after = int(np.searchsorted(samples.end, end, "right"))
+    is_known_before = before >= 0 and bool(samples.end[before] >= start)
+    is_known_after = after < len(samples.start) and bool(samples.start[after] <= end)
+    return int(inside.sum()), is_known_before, is_known_after
 
 
-def peak(start: int, end: int, samples: Samples) -> int | None:
-    """Return the index of the highest sample that begins in [start, end), the first of equals; None without one."""
-    first, last = np.searchsorted(samples.start, (start, end), "left")
-    return int(first + np.argmax(samples.value[first:last])) if last > first else None
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Samples that say the same, put together: all that `find` needs, and little of it where nothing happens.
+
+    Attributes:
+        marks: value `ON` where the score reaches `on`, `OFF` where it is below `off`, `BETWEEN` else.
+        peak: float64 (R,), the highest score of each run.
+        peak_at: int64 (R,), where the sample of that score begins, the first of equals.
+    """
+
+    marks: Samples
+    peak: NDArray[np.float64]
+    peak_at: Ticks
+
+    def later(self, ticks: int) -> Runs:
+        """Return the same runs so many ticks later."""
+        moved = Samples(self.marks.start + ticks, self.marks.end + ticks, self.marks.value)
+        return Runs(moved, self.peak, self.peak_at + ticks)
+
+    def find(self, rule: Rule, bounds: tuple[int, int] | None = None) -> Ticks:
+        """Return what `find` would return for the samples."""
+        shape = np.ones(len(self.peak))
+        return find(self.marks, shape * ON, shape * BETWEEN, rule, bounds)
+
+    def highest(self, start: int, end: int) -> tuple[float, int] | None:
+        """Return the highest score that begins in [start, end), and where, the first of equals; None without one."""
+        first = int(np.searchsorted(self.marks.end, start, "right"))
+        last = int(np.searchsorted(self.marks.start, end, "left"))
+        at, peak = self.peak_at[first:last], self.peak[first:last]
+        is_inside = (at >= start) & (at < end)
+        if not is_inside.any():
+            return None
+        best = int(np.argmax(np.where(is_inside, peak, -np.inf)))
+        return float(peak[best]), int(at[best])
+
+
+def runs(samples: Samples, on: NDArray[np.float64], off: NDArray[np.float64]) -> Runs:
+    """Put neighbours together that are on, off or between the thresholds; a stretch without a sample parts them."""
+    if not len(samples.start):
+        return Runs(samples, samples.value, samples.start)
+    mark = np.where(samples.value >= on, ON, np.where(samples.value < off, OFF, BETWEEN))
+    is_new = np.ones(len(mark), np.bool_)
+    is_new[1:] = (mark[1:] != mark[:-1]) | (samples.start[1:] != samples.end[:-1])
+    first = np.flatnonzero(is_new)
+    last = np.append(first[1:], len(mark)) - 1
+    peak = np.maximum.reduceat(samples.value, first)
+    number = np.cumsum(is_new) - 1
+    at_peak = np.flatnonzero(samples.value == peak[number])
+    _, firsts = np.unique(number[at_peak], return_index=True)
+    made = Samples(samples.start[first], samples.end[last], mark[first].astype(np.float64))
+    return Runs(made, peak, samples.start[at_peak[firsts]])
+
+
+def joined(parts: Sequence[Runs]) -> Runs:
+    """Return runs one after the other; they must be in order and disjoint."""
+    none = np.zeros(0, np.int64)
+    start, end, peak_at = (
+        np.concatenate([none, *columns])
+        for columns in ([p.marks.start for p in parts], [p.marks.end for p in parts], [p.peak_at for p in parts])
+    )
+    value, peak = (
+        np.concatenate([np.zeros(0), *columns]) for columns in ([p.marks.value for p in parts], [p.peak for p in parts])
+    )
+    return Runs(Samples(start, end, value), peak, peak_at)

@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from curate.intervals import Ticks
 from infra import views, where
 from infra.catalog import Catalog
 from infra.errors import QueryError
@@ -35,17 +38,27 @@ _CLASS: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]*")
 _OPERATOR: Final = re.compile(r"[=<>]|\b(is|in|between|not)\b", re.IGNORECASE)
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
-SAMPLES: Final = pl.Schema(
-    {
-        "clip_id": pl.String,
-        "pts": pl.Int64,
-        "end_pts": pl.Int64,
-        "value": pl.Float64,
-        "p_keep": pl.Float64,
-        "factor": pl.Float64,
-    }
-)
-"""Columns of `samples`: value holds for [pts, end_pts) of the clip; its thresholds are `on` and `off` times `factor`."""
+Column = NDArray[np.float64]
+_Raw = tuple[Ticks, Column, Column, Ticks]  # pts, value (NaN: unknown), p_keep, limit: where the frame ends at the latest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """The scores of one clip, in order; what is not there is unknown.
+
+    Attributes:
+        pts: int64 (T,), increasing.
+        end_pts: int64 (T,): value[i] holds for [pts[i], end_pts[i]).
+        value: float64 (T,), no NaN.
+        p_keep: float64 (T,), the probability with which the frame came to be looked at.
+        factor: float64 (T,), by which the thresholds are multiplied at each.
+    """
+
+    pts: Ticks
+    end_pts: Ticks
+    value: Column
+    p_keep: Column
+    factor: Column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,36 +183,58 @@ def read_hours(text: str) -> tuple[tuple[int, int, float], ...]:
     return tuple(made)
 
 
-def samples(catalog: Catalog, wanted: Layer, clip_ids: Sequence[str]) -> pl.DataFrame:
-    """Return the scores of some clips, sorted by clip_id and pts; what is not there is unknown.
+def scores(catalog: Catalog, wanted: Layer, clip_ids: Sequence[str]) -> dict[str, Scores]:
+    """Return clip_id -> scores, for those of the clips that have some.
 
     Args:
         catalog: the tables.
         wanted: the layer.
         clip_ids: whose scores.
 
-    Returns:
-        Columns of `SAMPLES`; `p_keep` is the probability with which the frame came to be looked at.
-
     Raises:
         QueryError: a class that no detector ever found, or an expression with an unknown column.
     """
     chosen = pl.col("clip_id").is_in(list(clip_ids))
-    if wanted.is_motion:
-        return _with_factor(catalog, wanted, _motion(catalog, chosen), chosen)
+    found = _motion(catalog, chosen) if wanted.is_motion else _of_frames(catalog, wanted, chosen)
+    factors = _by_clip(_factors(catalog, wanted, chosen)) if wanted.dark or wanted.hours else {}
+    made = {}
+    for clip_id, (pts, value, p_keep, limit) in found:
+        pts, end_pts, value, p_keep = _ended(pts, value, p_keep, limit)
+        factor = _nearest(factors[clip_id], pts) if clip_id in factors else np.ones(len(pts))
+        made[clip_id] = Scores(pts, end_pts, value, p_keep, factor)
+    return made
+
+
+def _by_clip(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    return {str(key[0]): part for key, part in frame.partition_by("clip_id", as_dict=True).items()}
+
+
+def _motion(catalog: Catalog, chosen: pl.Expr) -> Iterator[tuple[str, _Raw]]:
+    columns = ["clip_id", "start_pts", "end_pts", "pts", "motion", "decoded", "p_keep"]
+    n, n_scores = pl.col("pts").list.len(), pl.col("motion").list.len()
+    gops = catalog.scan("gops", columns).filter(chosen).filter(pl.col("decoded") & (n == n_scores) & (n > 0))
+    for clip_id, part in _by_clip(gops.collect()).items():
+        ordered = part.sort("start_pts")
+        counts = ordered["pts"].list.len().to_numpy()
+        limit, p_keep = (np.repeat(ordered[name].to_numpy(), counts) for name in ("end_pts", "p_keep"))
+        yield clip_id, (ordered["pts"].explode().to_numpy(), _floats(ordered["motion"].explode()), p_keep, limit)
+
+
+def _of_frames(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> Iterator[tuple[str, _Raw]]:
+    """Yield what kept frames say; a GOP that was not decoded ends what the frame before it says."""
     frames = _expression(catalog, wanted, chosen) if wanted.is_expression else _class(catalog, wanted, chosen)
     gops = catalog.scan("gops", ["clip_id", "start_pts", "decoded"]).filter(chosen, ~pl.col("decoded"))
     blind = gops.select("clip_id", pts="start_pts", blind_pts="start_pts").sort("pts").collect()
     bounded = frames.sort("pts").join_asof(blind, on="pts", by="clip_id", strategy="forward", check_sortedness=False)
-    return _with_factor(catalog, wanted, _ended(bounded.rename({"blind_pts": "limit_pts"})), chosen)
+    bounded = bounded.with_columns(limit=pl.min_horizontal("blind_pts", "clip_end"))
+    for clip_id, part in _by_clip(bounded).items():
+        yield clip_id, (part["pts"].to_numpy(), _floats(part["value"]), part["p_keep"].to_numpy(), part["limit"].to_numpy())
 
 
-def _motion(catalog: Catalog, chosen: pl.Expr) -> pl.DataFrame:
-    columns = ["clip_id", "end_pts", "pts", "motion", "decoded", "p_keep"]
-    is_whole = pl.col("decoded") & (pl.col("motion").list.len() == pl.col("pts").list.len())
-    gops = catalog.scan("gops", columns).filter(chosen).filter(is_whole).collect()
-    frames = gops.select("clip_id", "pts", "p_keep", limit_pts="end_pts", value="motion").explode("pts", "value")
-    return _ended(frames.with_columns(pl.col("value").cast(pl.Float64)))
+def _floats(series: pl.Series) -> Column:
+    """Return float64 with NaN where it is null."""
+    made: Column = series.cast(pl.Float64).to_numpy()
+    return made
 
 
 def _class(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
@@ -224,27 +259,29 @@ def _expression(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFram
     return frames.select("clip_id", "pts", "p_keep", clip_end="end_pts", value=value).collect()
 
 
-def _ended(frames: pl.DataFrame) -> pl.DataFrame:
-    """Give each score its end: the next frame, the limits that the frame has, or `HOLD` median distances; drop unknown ones."""
-    frames = frames.sort("clip_id", "pts").with_columns(next_pts=pl.col("pts").shift(-1).over("clip_id"))
-    distance = (pl.col("next_pts") - pl.col("pts")).median().over("clip_id")
-    held = pl.col("pts") + (HOLD * distance).ceil().cast(pl.Int64)
-    limits = [name for name in ("next_pts", "limit_pts", "clip_end") if name in frames.columns]
-    ended = frames.with_columns(end_pts=pl.min_horizontal(held, *limits))
-    return ended.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan() & (pl.col("end_pts") > pl.col("pts")))
+def _ended(pts: Ticks, value: Column, p_keep: Column, limit: Ticks) -> tuple[Ticks, Ticks, Column, Column]:
+    """Return the known ones of sorted frames with their ends: the next frame, the limit, or `HOLD` median distances."""
+    end_pts = np.minimum(np.append(pts[1:], limit[-1:]), limit)
+    if len(pts) > 1:
+        end_pts = np.minimum(end_pts, pts + int(np.ceil(HOLD * np.median(np.diff(pts)))))
+    is_known = ~np.isnan(value) & (end_pts > pts)
+    return pts[is_known], end_pts[is_known], value[is_known], p_keep[is_known]
 
 
-def _with_factor(catalog: Catalog, wanted: Layer, found: pl.DataFrame, chosen: pl.Expr) -> pl.DataFrame:
-    """Add `factor`, from the brightness and local time of the nearest kept frame; 1 where they are unknown."""
-    if not wanted.dark and not wanted.hours:
-        return found.with_columns(factor=pl.lit(1.0)).select(SAMPLES.names()).cast(SAMPLES)
-    frames = views.frames_view(catalog).filter(chosen).select("clip_id", "pts", "brightness", "capture_ns", "time_zone")
-    near = found.sort("pts").join_asof(
-        frames.collect().sort("pts"), on="pts", by="clip_id", strategy="nearest", check_sortedness=False
-    )
+def _nearest(factors: pl.DataFrame, pts: Ticks) -> Column:
+    """Return the factor of the kept frame nearest to each of `pts`, the earlier of two."""
+    ordered = factors.sort("pts")
+    kept = ordered["pts"].to_numpy()
+    return _floats(ordered["factor"])[np.searchsorted((kept[1:] + kept[:-1]) / 2, pts, "left")]
+
+
+def _factors(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
+    """Return clip_id, pts, factor of kept frames, by their brightness and local time; 1 where they are unknown."""
+    columns = ["clip_id", "pts", "brightness", "capture_ns", "time_zone"]
+    frames = views.frames_view(catalog).filter(chosen).select(columns).collect()
     factor = darkness_factor(pl.col("brightness").cast(pl.Float64), wanted.dark)
-    factor = factor * _hours_factor(wanted.hours, near["time_zone"].fill_null("UTC").unique().sort().to_list())
-    return near.with_columns(factor=factor).sort("clip_id", "pts").select(SAMPLES.names()).cast(SAMPLES)
+    factor = factor * _hours_factor(wanted.hours, frames["time_zone"].fill_null("UTC").unique().sort().to_list())
+    return frames.select("clip_id", "pts", factor=factor)
 
 
 def darkness_factor(brightness: pl.Expr, dark: Sequence[tuple[float, float]]) -> pl.Expr:

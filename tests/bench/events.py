@@ -70,7 +70,8 @@ def fill(url: str, days: int) -> None:
         clips = [
             {
                 "clip_id": clip_id, "key": f"clips/cam/{clip_id}.mp4", "source_name": f"{number:06}.mp4", "camera_id": "cam",
-                "camera_number": 1, "recording_id": "r", "boot_id": "b", "seq": number, "start_mono_ns": number * CLIP_S * 10**9,
+                "camera_number": 1, "recording_id": "r", "boot_id": "b", "seq": number,
+                "start_mono_ns": number * CLIP_S * 10**9,
                 "start_ns": START_NS + number * CLIP_S * 10**9, "time_base_num": 1, "time_base_den": RATE, "first_pts": 0,
                 "end_pts": n, "n_frames": n, "width_px": 1920, "height_px": 1080, "index": "packets", "state": "live",
             }
@@ -81,14 +82,14 @@ def fill(url: str, days: int) -> None:
         scores[moving[batch[0] * n : (batch[-1] + 1) * n]] = 0.05
         per_clip = n // GOP
         offsets = pa.array(np.arange(0, len(scores) + 1, GOP, dtype=np.int32))
-        start = np.tile(np.arange(0, n, GOP), len(batch))
+        starts = np.tile(np.arange(0, n, GOP), len(batch))
         gops = pa.table(
             {
                 "clip_id": pa.array([clip_id for clip_id in ids for _ in range(per_clip)]),
                 "gop_index": pa.array(np.tile(np.arange(per_clip, dtype=np.int32), len(batch))),
-                "start_pts": pa.array(start), "end_pts": pa.array(start + GOP),
+                "start_pts": pa.array(starts), "end_pts": pa.array(starts + GOP),
                 "pts": pa.ListArray.from_arrays(offsets, pa.array(np.tile(np.arange(n), len(batch)))),
-                "decoded": pa.array(np.ones(len(start), np.bool_)), "p_keep": pa.array(np.ones(len(start))),
+                "decoded": pa.array(np.ones(len(starts), np.bool_)), "p_keep": pa.array(np.ones(len(starts))),
                 "motion": pa.ListArray.from_arrays(offsets, pa.array(scores)),
             }
         )  # fmt: skip
@@ -115,9 +116,11 @@ def main() -> None:
         abs(a - b) <= 1 for mine, yours in zip(wanted, answer["events"], strict=True) for a, b in zip(mine, yours, strict=True)
     )
     rows = [
-        ("frames", f"{given.days * 86_400 * RATE:,}", ""), ("events planned, found", f"{len(wanted)}, {len(answer['events'])}", ""),
+        ("frames", f"{given.days * 86_400 * RATE:,}", ""),
+        ("events planned, found", f"{len(wanted)}, {len(answer['events'])}", ""),
         ("all at their times", "yes" if close else "NO", "yes"), ("rows", f"{answer['rows']:,}", ""),
-        ("seconds", f"{answer['seconds']:.1f}", f"<= {BAR_S:g}"), ("memory", f"{answer['bytes'] / 1e6:,.0f} MB", "<= 1,000 MB"),
+        ("seconds", f"{answer['seconds']:.1f}", f"<= {BAR_S:g}"),
+        ("memory", f"{answer['bytes'] / 1e6:,.0f} MB", "<= 1,000 MB"),
         ("writing the tables, s", f"{filled_s:.1f}", ""),
     ]  # fmt: skip
     sys.stdout.write("| what | measured | bar |\n|---|---|---|\n")

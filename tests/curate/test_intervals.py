@@ -86,7 +86,8 @@ def test_pieces_peak_and_what_is_known() -> None:
     assert intervals.known((10, 50), made) == (30, True, False)
     assert intervals.known((30, 40), made) == (10, False, True)
     assert intervals.known((12, 18), made) == (6, True, True)
-    assert intervals.peak(10, 50, made) == 2 and intervals.peak(20, 30, made) is None
+    runs = intervals.runs(made, np.full(4, 0.5), np.full(4, 0.2))
+    assert runs.highest(10, 50) == (0.9, 30) and runs.highest(20, 30) is None and runs.highest(35, 50) is None
 
 
 def test_what_is_refused() -> None:
@@ -112,7 +113,7 @@ ticks = st.integers(0, 45)
 pairs = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30)), max_size=30)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(values=scores, merge=ticks, least=ticks, pad=ticks)
 def test_whatever_the_scores(values: list[float | None], merge: int, least: int, pad: int) -> None:
     """Proper and long enough; each holds a score that reached `on`, and every such score that is long enough is in one."""
@@ -129,7 +130,27 @@ def test_whatever_the_scores(values: list[float | None], merge: int, least: int,
     assert all(((found[:, 0] <= start) & (end <= found[:, 1])).any() for start, end in bare)  # padding only adds
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(values=scores, cut_at=st.integers(0, 40), merge=ticks, pad=ticks)
+def test_runs_say_what_samples_say(values: list[float | None], cut_at: int, merge: int, pad: int) -> None:
+    """Put together, also in two parts, they give the same intervals and peaks as the samples one by one."""
+    made = samples(values)
+    shape = np.ones(len(made.start))
+    rule = Rule(merge=merge, pad=pad)
+    found = intervals.find(made, shape * 0.5, shape * 0.2, rule)
+    halves = []
+    for part in (slice(None, cut_at), slice(cut_at, None)):
+        half = Samples(made.start[part], made.end[part], made.value[part])
+        halves.append(intervals.runs(half, shape[part] * 0.5, shape[part] * 0.2).later(70))
+    runs = intervals.joined(halves)
+    assert (runs.find(rule) - 70).tolist() == found.tolist()
+    for start, end in found.tolist():
+        inside = made.value[(made.start >= start) & (made.start < end)]
+        highest = runs.highest(start + 70, end + 70)
+        assert highest is not None and highest[0] == inside.max()
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(made=pairs, gap=ticks, more=ticks)
 def test_merging_is_idempotent_and_loses_nothing(made: list[tuple[int, int]], gap: int, more: int) -> None:
     """Twice is once, a wider gap after a narrower is the wider alone, order does not matter, every tick that was in is in."""
@@ -142,7 +163,7 @@ def test_merging_is_idempotent_and_loses_nothing(made: list[tuple[int, int]], ga
     assert all(((once[:, 0] <= start) & (end <= once[:, 1])).any() for start, end in given_)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(made=pairs, borders=st.sets(st.integers(1, 240), max_size=6))
 def test_pieces_make_up_the_interval(made: list[tuple[int, int]], borders: set[int]) -> None:
     """Clips without gaps cut an interval into pieces that add up to it, each within its clip."""
