@@ -192,6 +192,7 @@ def test_a_step_without_a_stage_is_refused(folder: Path) -> None:
         options(cascade.parse(TWO, folder=folder), "scan", "embed")
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_looks(folder: Path, add_clip: AddClip) -> None:
     """Batches in any order, on workers: the same rows of looks, audits and detections."""
     pytest.importorskip("ray", reason="the extra [cloud] (ray) is not installed here")
