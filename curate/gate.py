@@ -1,6 +1,6 @@
 """The packet gate: which GOPs of a clip are decoded at all, and with what probability each came to be looked at.
 
-    packets -> stretches -> surprise --+--> 1. falling surprise, until a run of decoded ones shows no motion
+    packets -> stretches -> surprise --+--> 1. falling surprise, until it is small or a run of decoded ones shows no motion
                                        +--> 2. what moves at its edge pulls in its neighbour
                                        +--> 3. of the rest a random sample, each with probability p: the audit
                                        +--> 4. the audit saw motion: the packets of this clip are not believed, all the rest
@@ -8,10 +8,11 @@
 A *stretch* is the unit: consecutive GOPs of at least `STRETCH_S` in all. Everything here is a pure function of the
 clip's packets, its clip_id and what the decoded stretches showed; no other clip, order or generator plays a part.
 
-**Surprise.** A still scene costs its camera the same bytes in every second; what moves costs more. Per stretch, the
-largest mean size of `WINDOW_S` of its packets but the keyframe, less the usual one near it (a low quantile of `NEAR`
-stretches on either side, which holds while up to three quarters of them move), in robust standard deviations of the clip.
-The same of the change of keyframe sizes: what came or left between two keyframes. The larger of both counts.
+**Surprise.** A still scene costs its camera the same bytes in every second; what moves costs more. Each packet's size is
+divided by the usual one at its place after the keyframe. Of a stretch count the largest mean over `WINDOW_S`, its mean, and
+the mean of it and its neighbours (what is hidden in the noise of a second shows in ten), each less what is usual near it (a
+low quantile of `NEAR` stretches on either side, which holds while up to three quarters of them move), in robust standard
+deviations of the clip; and the change of keyframe sizes, of what came or left between two. The largest of the four.
 
 **When packets say nothing** (`distrust`), everything is decoded: read sequentially, all keyframes (MJPEG, images), hardly
 any stretches, or sizes without any spread, which a constant bitrate makes of whatever happens.
@@ -43,7 +44,8 @@ WINDOW_S: Final = 0.4
 NEAR: Final = 15  # stretches on either side that the usual size is taken from
 USUAL: Final = 25.0  # percentile of their sizes
 LEAST_SPREAD: Final = 0.01  # of the usual size: a robust standard deviation is never believed to be smaller
-LOUD: Final = 8.0  # standard deviations above which a stretch is decoded whatever the others showed
+LOUD: Final = 6.0  # standard deviations above which a stretch is decoded whatever the others showed,
+QUIET: Final = 3.0  # and below which none is looked at unless one above it moved
 STILL_RUN: Final = 2  # decoded stretches in a row without motion that end the search
 LEAST_STRETCHES: Final = 4
 CONSTANT: Final = 0.002  # spread of the bytes per second, of their median, below which the bitrate is constant
@@ -120,17 +122,29 @@ def distrust(found: Sequence[Stretch], index: Index) -> str:
 
 def surprise(found: Sequence[Stretch]) -> NDArray[np.float64]:
     """Return how unusual the packets of each stretch are, in robust standard deviations: float64 (n,)."""
+    ratios = _ratios(found)
     rate = sum(len(s.other_bytes) for s in found) / max(1e-9, sum(s.duration_s for s in found))
     width = max(3, round(WINDOW_S * rate))
-    peaks = np.array([_peak(s.other_bytes, width) for s in found])
-    keys_ = np.log([max(1, s.key_bytes) for s in found])
-    change = np.abs(np.diff(keys_))
-    came = np.concatenate([change, [0.0]]) if len(change) else np.zeros(len(found))
-    left = np.concatenate([[0.0], change]) if len(change) else np.zeros(len(found))
-    by_size = _standardised(peaks)
-    scale = max(LEAST_SPREAD, float(np.median(change)) / 0.6745 if len(change) else 1.0)
+    means = np.array([ratio.mean() if len(ratio) else 0.0 for ratio in ratios])
+    peaks = np.array([_peak(ratio, width) for ratio in ratios])
+    wide = np.convolve(np.pad(means, 1, mode="edge"), np.ones(3) / 3, mode="valid")
+    by_size = np.max([_standardised(values) for values in (peaks, means, wide)], axis=0)
+    change = np.abs(np.diff(np.log([max(1, s.key_bytes) for s in found])))
+    scale = max(LEAST_SPREAD, float(np.median(change)) / 0.6745) if len(change) else 1.0
+    change[:1] = 0.0  # an encoder that has just begun codes its first keyframe in its own way
+    came, left = np.append(change, 0.0), np.insert(change, 0, 0.0)
     made: NDArray[np.float64] = np.maximum(by_size, np.maximum(came, left) / scale)
     return made
+
+
+def _ratios(found: Sequence[Stretch]) -> list[NDArray[np.float64]]:
+    """Return each stretch's packet sizes divided by what is usual at their place after the keyframe."""
+    longest = max((len(s.other_bytes) for s in found), default=0)
+    usual = np.ones(longest)
+    for place in range(longest):
+        sizes = [s.other_bytes[place] for s in found if len(s.other_bytes) > place]
+        usual[place] = max(1.0, float(np.median(sizes))) if len(sizes) >= LEAST_STRETCHES else max(1.0, usual[place - 1])
+    return [np.array(s.other_bytes, float) / usual[: len(s.other_bytes)] for s in found]
 
 
 def audit_share(n_rest: int, stretch_s: float) -> float:
@@ -197,7 +211,7 @@ class Gate:
         by_surprise = sorted(range(len(self._surprise)), key=lambda number: (-self._surprise[number], number))
         self._searched, self._all = iter(by_surprise), iter(range(len(self._surprise)))
         self._pulled: list[int] = []
-        self._still_run = 0
+        self._still_run, self._has_motion = 0, False
         self._drawn: tuple[int, ...] | None = None  # of the audit, once it has begun
         self._rest: frozenset[int] = frozenset()
         self._p = 1.0
@@ -222,6 +236,7 @@ class Gate:
         if self._drawn is None:
             if found.moves is not None:
                 self._still_run = 0 if found.moves else self._still_run + 1
+                self._has_motion = self._has_motion or found.moves
             self._pulled += [number - 1] * found.at_start + [number + 1] * found.at_end
         elif found.moves and number in self._drawn:
             self.has_alarm = True
@@ -247,9 +262,10 @@ class Gate:
             if 0 <= number < len(self._surprise) and number not in self._seen:
                 return number
         found = self._unseen(self._searched)
-        if found is None or self._still_run < STILL_RUN or self._surprise[found] >= LOUD:
+        if found is None or self._surprise[found] >= LOUD:
             return found
-        return None
+        is_open = self._still_run < STILL_RUN and (self._surprise[found] >= QUIET or self._has_motion)
+        return found if is_open else None
 
     def _draw(self) -> None:
         self._rest = frozenset(range(len(self._surprise))) - set(self._seen)
@@ -258,9 +274,9 @@ class Gate:
         self._audit = iter(self._drawn)
 
 
-def _peak(sizes: Sequence[int], width: int) -> float:
+def _peak(sizes: NDArray[np.float64], width: int) -> float:
     """Return the largest mean of `width` neighbours; of all where there are fewer."""
-    if not sizes:
+    if not len(sizes):
         return 0.0
     total = np.concatenate([[0], np.cumsum(sizes)])
     width = min(width, len(sizes))
@@ -271,9 +287,9 @@ def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how far each value lies above what is usual near it, in robust standard deviations."""
     usual = np.array([np.percentile(values[max(0, i - NEAR) : i + NEAR + 1], USUAL) for i in range(len(values))])
     over = values - usual
-    low = over[over <= np.median(over)]  # the lower half: what moves lies above
-    spread = float(np.median(np.abs(low - np.median(over)))) / 0.6745 if len(low) else 0.0
-    made: NDArray[np.float64] = over / np.maximum(spread, LEAST_SPREAD * np.maximum(usual, 1.0))
+    over -= np.median(over)
+    spread = float(np.median(-over[over <= 0])) / 0.6745  # of the lower half: what moves lies above
+    made: NDArray[np.float64] = over / max(spread, LEAST_SPREAD)
     return made
 
 

@@ -3,8 +3,10 @@
 A scene is luma only: a ground of walls and textures, the light of the hour, things that walk or drive with known start and
 end, sensor noise, a burnt-in clock, lamps that are switched. All is a function of one seed. `NOISE_SD` was set with
 `python tests/bench/motion_world.py`, which prints the bytes of P-frames per pixel, so that still stretches have the median
-of four named fixed cameras of ../shared/data: bottles_indoor .0009, road_junction_vehicles .0090, car_overhead_day .0100,
-pedestrians_plaza .0100; median .0095 bytes a pixel.
+of all seven H.264 clips of fixed cameras of ../shared/data/videos (median bytes of their P-frames per pixel):
+hallway_ir_light_flash .0008, bottles_indoor .0009, hallway_person .0015, highway_traffic_720p .0037,
+road_junction_vehicles .0090, car_overhead_day .0100, pedestrians_plaza .0100. At .0095 a camera's noise hides most of
+what moves from its packets (measured while this was made); the gate must then live on its audit.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ FPS = 15
 GOP = 30  # two seconds, as most IP cameras are delivered
 _PARAMS = f"keyint={GOP}:min-keyint={GOP}:scenecut=0:ref=1"
 X264 = {"preset": "superfast", "tune": "zerolatency", "crf": "26", "x264-params": _PARAMS}
-NOISE_SD = {"day": 3.25, "night": 2.9}
-TARGET = 0.0095  # bytes of a P-frame per pixel
+NOISE_SD = {"day": 2.5, "night": 2.1}
+TARGET = 0.0037  # bytes of a P-frame per pixel
 _LEVELS = {"day": (55, 190), "night": (18, 90)}
 
 
@@ -188,7 +190,7 @@ def main() -> None:
 
     from infra import video
 
-    for light, size, sd in itertools.product(("day", "night"), ((1920, 1080), (960, 540)), (2.0, 3.0, 4.0, 5.0)):
+    for light, size, sd in itertools.product(("day", "night"), ((1920, 1080), (960, 540)), (2.2, 2.4, 2.6)):
         NOISE_SD[light] = sd
         with tempfile.TemporaryDirectory() as folder:
             path = write(Plan("still", 1, size, 3, light, ()), Path(folder) / "x.mp4")
