@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("--set", choices=("dev", "final"), default="dev")
     parser.add_argument("--only", nargs="+", default=["busy", "real", "switch", "truth", "day"])
     parser.add_argument("--cache", type=Path, default=Path("/tmp/motion_bench"), help="drawn clips, and DVR-Scan's answers")
+    parser.add_argument("--hours", type=int, default=24, help="stretches of the day, one every 24 / HOURS hours")
     parser.add_argument("--prepare", action="store_true", help="draw the clips and ask DVR-Scan only")
     arguments = parser.parse_args()
     arguments.cache.mkdir(exist_ok=True)
@@ -302,7 +303,7 @@ def main() -> None:
     if "truth" in arguments.only:
         part("truth", world_clips(motion_world.truth(seed, 4 if is_dev else 10), arguments.cache), ways)
     if "day" in arguments.only:
-        part("day", world_clips(motion_world.day(seed, hours=6 if is_dev else 24), arguments.cache), ways)
+        part("day", world_clips(motion_world.day(seed, hours=6 if is_dev else arguments.hours), arguments.cache), ways)
 
 
 if __name__ == "__main__":
