@@ -45,7 +45,7 @@ class Events:
     Attributes:
         rows: columns of `EVENTS`, by camera, then time.
         cameras: camera_id, n_events, footage_s, on_s (in intervals, padding included), unknown_s (without a score), and
-            shares of frames, estimated by 1 / p_keep with all frames of `gops` as denominator: share_on (score at least `on`),
+            shares of the frames of all scanned clips, estimated (`layers.weights`): share_on (score at least `on`),
             share_off, share_unknown; null where nothing was scanned.
     """
 
@@ -72,7 +72,7 @@ _CAMERAS: Final = pl.Schema(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Marked:
-    """What the scores of one clip say: runs in ns from its first frame; sums of 1 / p_keep of frames on and off."""
+    """What the scores of one clip say: runs in ns from its first frame; the frames that are on and off, estimated."""
 
     runs: Runs
     frames_on: float
@@ -81,7 +81,7 @@ class Marked:
 
 @dataclass(slots=True)
 class _Total:
-    """What was counted of one camera; `frames_on` and `frames_off` are sums of 1 / p_keep."""
+    """What was counted of one camera; `frames_on` and `frames_off` are estimated."""
 
     n_events: int = 0
     footage_s: float = 0.0
@@ -155,7 +155,7 @@ def _marked(catalog: Catalog, layer: Layer, clips: Sequence[Mapping[str, Any]]) 
     for number, clip in enumerate(clips, 1):
         batch.append(clip)
         if number == len(clips) or sum(held["n_frames"] or 0 for held in batch) >= BATCH_FRAMES:
-            found = scores(catalog, layer, [held["clip_id"] for held in batch])
+            found = scores(catalog, layer, {held["clip_id"]: int(held["n_frames"] or 0) for held in batch})
             made |= {held["clip_id"]: _mark(held, found[held["clip_id"]], layer) for held in batch if held["clip_id"] in found}
             batch = []
     return made
@@ -166,7 +166,7 @@ def _mark(clip: Mapping[str, Any], found: Scores, layer: Layer) -> Marked:
     length = length_ns(clip)
     is_inside = (start >= 0) & (start < length)
     samples = Samples(start[is_inside], np.minimum(end, length)[is_inside], found.value[is_inside])
-    factor, weight = found.factor[is_inside], 1 / found.p_keep[is_inside]
+    factor, weight = found.factor[is_inside], found.weight[is_inside]
     on, off = ((level * factor).astype(np.float32).astype(np.float64) for level in (layer.on, layer.off))  # as scores are kept
     is_on = samples.value >= on
     return Marked(intervals.runs(samples, on, off), float(weight[is_on].sum()), float(weight[~is_on].sum()))

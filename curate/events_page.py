@@ -21,7 +21,7 @@ from infra.page import Box, Markup
 
 MOST: Final = 200
 _CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px")
-_WIDTH_PX: Final = 220
+_WIDTH_PX: Final = 180
 
 Row = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def render(catalog: Catalog, layer: Layer, found: Events, *, most: int = MOST) -
     left_out = f"<p>The {most} with the highest peaks of {len(events):,} events; the others are in --csv.</p>" * (
         len(events) > most
     )
-    columns = ["", "when", "where", "length", "peak", "event"]
+    columns = ["", "when (UTC)", "where", "length", "peak", "event"]
     rows = [_listed(rows, pictures.get(_frame(rows)), boxes.get(_frame(rows), [])) for rows in shown]
     body = [page.facts(facts), _cameras(found.cameras), "<h2>Events</h2>", left_out, page.table(columns, rows)]
     return page.page(f"Events: {layer.name}", body, lead=describe(layer))
@@ -106,8 +106,11 @@ def _frame(rows: Sequence[Row]) -> tuple[str, int]:
 def _listed(rows: Sequence[Row], picture: Thumbnail | None, boxes: Sequence[Box]) -> list[object]:
     """Return the cells of one event."""
     first, last = rows[0], rows[-1]
-    when = [_cell(utc(first["start_utc_ns"]) or "time unknown", "" if first["start_known"] else "may have begun earlier")]
-    when += [_cell(utc(last["end_utc_ns"]) or "", "" if last["end_known"] else "may have gone on")]
+    begins, ends = utc(first["start_utc_ns"]), utc(last["end_utc_ns"])
+    day = "time unknown" if begins is None else begins[:10]
+    times = "" if begins is None or ends is None else f"{begins[11:-1]} to {ends[11:-1]}"
+    doubts = ["may have begun earlier"] * (not first["start_known"]) + ["may have gone on"] * (not last["end_known"])
+    when = [_cell(day, times), _cell("", ", ".join(doubts))]
     where = [_cell(row["source_name"], f"{row['start_s']:.3f} to {row['end_s']:.3f} s") for row in rows]
     seconds = sum(row["end_s"] - row["start_s"] for row in rows)
     unknown = sum(row["unknown_s"] for row in rows)
@@ -123,19 +126,22 @@ def _listed(rows: Sequence[Row], picture: Thumbnail | None, boxes: Sequence[Box]
         Markup("".join(when)),
         Markup("".join(where)),
         held,
-        _peak(rows),
+        f"{_peak(rows):.3g}",
         Markup(f"<code>{first['event_id'][:8]}</code>"),
     ]
 
 
 def _cell(head: str, note: str) -> Markup:
-    return Markup(f'<div>{page.text(head)}</div><div class="soft" style="font-size:.82rem">{page.text(note)}</div>')
+    return Markup(
+        f'<div style="overflow-wrap:anywhere">{page.text(head)}</div>'
+        f'<div class="soft" style="font-size:.82rem;white-space:nowrap">{page.text(note)}</div>'
+    )
 
 
 def _cameras(cameras: pl.DataFrame) -> str:
     rows = [
         (
-            row["camera_id"], row["n_events"], length(row["footage_s"]), length(row["on_s"]), length(row["unknown_s"]),
+            row["camera_id"], f"{row['n_events']:,}", length(row["footage_s"]), length(row["on_s"]), length(row["unknown_s"]),
             *(None if row[name] is None else f"{row[name]:.1%}" for name in ("share_on", "share_off", "share_unknown")),
         )
         for row in cameras.iter_rows(named=True)

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -39,7 +39,6 @@ _OPERATOR: Final = re.compile(r"[=<>]|\b(is|in|between|not)\b", re.IGNORECASE)
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 Column = NDArray[np.float64]
-_Raw = tuple[Ticks, Column, Column, Ticks]  # pts, value (NaN: unknown), p_keep, limit: where the frame ends at the latest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +49,15 @@ class Scores:
         pts: int64 (T,), increasing.
         end_pts: int64 (T,): value[i] holds for [pts[i], end_pts[i]).
         value: float64 (T,), no NaN.
-        p_keep: float64 (T,), the probability with which the frame came to be looked at.
+        weight: float64 (T,), how many frames of the clip each stands for: 1 / p_keep, but so that what was sampled makes up the
+            frames that were not all looked at (a ratio estimate).
         factor: float64 (T,), by which the thresholds are multiplied at each.
     """
 
     pts: Ticks
     end_pts: Ticks
     value: Column
-    p_keep: Column
+    weight: Column
     factor: Column
 
 
@@ -146,6 +146,15 @@ def _check(made: Layer) -> None:
             raise QueryError(f"a threshold times {factor:g}; legal: above 0, at most 1000")
 
 
+class _Raw(NamedTuple):
+    """The frames of a clip that were looked at: value NaN where it is unknown; at `limit` each ends at the latest."""
+
+    pts: Ticks
+    value: Column
+    p_keep: Column
+    limit: Ticks
+
+
 def read_dark(text: str) -> tuple[tuple[float, float], ...]:
     """Read `20=4,60=2,120=1`: at brightness 20 thresholds are four times as high, and so on.
 
@@ -183,26 +192,40 @@ def read_hours(text: str) -> tuple[tuple[int, int, float], ...]:
     return tuple(made)
 
 
-def scores(catalog: Catalog, wanted: Layer, clip_ids: Sequence[str]) -> dict[str, Scores]:
+def scores(catalog: Catalog, wanted: Layer, n_frames: Mapping[str, int]) -> dict[str, Scores]:
     """Return clip_id -> scores, for those of the clips that have some.
 
     Args:
         catalog: the tables.
         wanted: the layer.
-        clip_ids: whose scores.
+        n_frames: clip_id -> its number of frames, of the clips to look at.
 
     Raises:
         QueryError: a class that no detector ever found, or an expression with an unknown column.
     """
-    chosen = pl.col("clip_id").is_in(list(clip_ids))
+    chosen = pl.col("clip_id").is_in(list(n_frames))
     found = _motion(catalog, chosen) if wanted.is_motion else _of_frames(catalog, wanted, chosen)
     factors = _by_clip(_factors(catalog, wanted, chosen)) if wanted.dark or wanted.hours else {}
     made = {}
-    for clip_id, (pts, value, p_keep, limit) in found:
-        pts, end_pts, value, p_keep = _ended(pts, value, p_keep, limit)
+    for clip_id, raw in found:
+        pts, end_pts, value, weight = _ended(raw, weights(raw.p_keep, n_frames[clip_id]))
         factor = _nearest(factors[clip_id], pts) if clip_id in factors else np.ones(len(pts))
-        made[clip_id] = Scores(pts, end_pts, value, p_keep, factor)
+        made[clip_id] = Scores(pts, end_pts, value, weight, factor)
     return made
+
+
+def weights(p_keep: Column, n_frames: int) -> Column:
+    """Return how many frames each looked-at frame stands for: 1 where p_keep is 1, else in proportion to 1 / p_keep.
+
+    Args:
+        p_keep: float64 (T,), of all frames that were looked at.
+        n_frames: of the clip; what is not looked at with certainty is shared out among the rest.
+    """
+    is_sampled = p_keep < 1
+    inverse: Column = 1 / p_keep
+    mass = float(inverse[is_sampled].sum())
+    scale = max(0, n_frames - int((~is_sampled).sum())) / mass if mass else 1.0
+    return np.where(is_sampled, inverse * scale, 1.0)
 
 
 def _by_clip(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -217,7 +240,7 @@ def _motion(catalog: Catalog, chosen: pl.Expr) -> Iterator[tuple[str, _Raw]]:
         ordered = part.sort("start_pts")
         counts = ordered["pts"].list.len().to_numpy()
         limit, p_keep = (np.repeat(ordered[name].to_numpy(), counts) for name in ("end_pts", "p_keep"))
-        yield clip_id, (ordered["pts"].explode().to_numpy(), _floats(ordered["motion"].explode()), p_keep, limit)
+        yield clip_id, _Raw(ordered["pts"].explode().to_numpy(), _floats(ordered["motion"].explode()), p_keep, limit)
 
 
 def _of_frames(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> Iterator[tuple[str, _Raw]]:
@@ -228,7 +251,8 @@ def _of_frames(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> Iterator[tup
     bounded = frames.sort("pts").join_asof(blind, on="pts", by="clip_id", strategy="forward", check_sortedness=False)
     bounded = bounded.with_columns(limit=pl.min_horizontal("blind_pts", "clip_end"))
     for clip_id, part in _by_clip(bounded).items():
-        yield clip_id, (part["pts"].to_numpy(), _floats(part["value"]), part["p_keep"].to_numpy(), part["limit"].to_numpy())
+        columns = part["pts"].to_numpy(), _floats(part["value"]), part["p_keep"].to_numpy(), part["limit"].to_numpy()
+        yield clip_id, _Raw(*columns)
 
 
 def _floats(series: pl.Series) -> Column:
@@ -259,13 +283,13 @@ def _expression(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFram
     return frames.select("clip_id", "pts", "p_keep", clip_end="end_pts", value=value).collect()
 
 
-def _ended(pts: Ticks, value: Column, p_keep: Column, limit: Ticks) -> tuple[Ticks, Ticks, Column, Column]:
-    """Return the known ones of sorted frames with their ends: the next frame, the limit, or `HOLD` median distances."""
-    end_pts = np.minimum(np.append(pts[1:], limit[-1:]), limit)
-    if len(pts) > 1:
-        end_pts = np.minimum(end_pts, pts + int(np.ceil(HOLD * np.median(np.diff(pts)))))
-    is_known = ~np.isnan(value) & (end_pts > pts)
-    return pts[is_known], end_pts[is_known], value[is_known], p_keep[is_known]
+def _ended(raw: _Raw, weight: Column) -> tuple[Ticks, Ticks, Column, Column]:
+    """Return the known frames with their ends: the next frame, the limit, or `HOLD` median distances."""
+    end_pts = np.minimum(np.append(raw.pts[1:], raw.limit[-1:]), raw.limit)
+    if len(raw.pts) > 1:
+        end_pts = np.minimum(end_pts, raw.pts + int(np.ceil(HOLD * np.median(np.diff(raw.pts)))))
+    is_known = ~np.isnan(raw.value) & (end_pts > raw.pts)
+    return raw.pts[is_known], end_pts[is_known], raw.value[is_known], weight[is_known]
 
 
 def _nearest(factors: pl.DataFrame, pts: Ticks) -> Column:

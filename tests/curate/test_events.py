@@ -231,6 +231,14 @@ def test_what_is_refused(name: str, how: dict[str, Any], message: str) -> None:
         layers.layer(name, **how)
 
 
+def test_what_a_looked_at_frame_stands_for() -> None:
+    """A sure frame for itself; sampled ones share the others out by 1 / p_keep; without a sample the others stay unknown."""
+    assert layers.weights(np.array([1.0, 1.0]), 10).tolist() == [1, 1]
+    assert layers.weights(np.array([1.0, 1.0, 0.25, 0.25]), 10).tolist() == [1, 1, 4, 4]
+    assert layers.weights(np.array([1.0, 0.5, 0.25]), 10).tolist() == [1, 3, 6]
+    assert layers.weights(np.array([1.0, 0.05]), 2).tolist() == [1, 1]  # the sample made the gate look at all of it
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from([(1, 90_000), (1, 15_360), (1, 1000), (1001, 30_000), (1, 1_000_000_000), (1, 25)]), st.data())
 def test_ticks_come_back_from_the_axis(time_base: tuple[int, int], data: st.DataObject) -> None:
@@ -348,7 +356,7 @@ def test_a_thumbnail_is_the_frame(catalog: Catalog, add_clip: AddClip) -> None:
         made = thumbnails(catalog.store, pool, row, [7, 2])
         assert thumbnails(catalog.store, pool, row, [77]) == {}
     assert sorted(made) == [2, 7] and (made[2].width_px, made[2].height_px, made[2].scale) == (64, 48, 1.0)
-    dark, bright = (cv2.imdecode(np.frombuffer(made[pts].jpeg, np.uint8), cv2.IMREAD_GRAYSCALE).mean() for pts in (2, 7))
+    dark, bright = (np.mean(cv2.imdecode(np.frombuffer(made[pts].jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)) for pts in (2, 7))
     assert abs(dark - 40) < 8 and abs(bright - 200) < 8
 
 
