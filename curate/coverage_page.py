@@ -213,26 +213,31 @@ def _belief(findings: Findings) -> list[str]:
         (Markup(f'{_line(f"{each.factor} = {each.value}")}<br>{pill(each.belief)}'), scale(each.precision, USABLE, each.belief),
          scale(each.recall, USABLE, each.belief), Markup(f'<span class="soft">{text(each.why)}</span>'))
         for each in findings.quality
+        if each.precision.n or each.recall.n
     ]  # fmt: skip
-    table = page.table(["tag", "precision", "recall", ""], rows)
-    return ["<h2>Which tags may be believed</h2>", lead, f'<div class="card">{table}</div>']
+    silent = [f"{each.factor} = {each.value}" for each in findings.quality if not (each.precision.n or each.recall.n)]
+    rest = f"<p>Unknown, because nobody labelled such footage: {text(', '.join(silent))}.</p>" if silent else ""
+    table = f'<div class="card">{page.table(["tag", "precision", "recall", ""], rows)}</div>' if rows else ""
+    return ["<h2>Which tags may be believed</h2>", lead, table, rest]
 
 
 def _calibration(findings: Findings) -> list[str]:
-    if not any(each.floor is not None for each in findings.calibration):
+    judged = [each for each in findings.calibration if each.precision.n or each.recall.n]
+    if not judged:
         return []
     rows = [
         (f"{each.factor} = {each.value}", each.floor, scale(each.precision, GOOD, "no expectation"),
          scale(each.recall, None, "no expectation"), each.precision.n_groups, each.why)
-        for each in findings.calibration
+        for each in judged
     ]  # fmt: skip
     lead = (
         f"<p>The lowest score from which tags were at least {GOOD:.0%} precise on one half of the labelled recordings, judged "
         "on the other half. To use them, put these lines into the sheet; tagging again decodes nothing.</p>"
     )
     table = page.table(["tag", "floor", "precision", "recall", "recordings", ""], rows)
-    lines = text("\n".join(floors_text(findings.calibration)))
-    return ["<h2>Floors, by the labels</h2>", lead, f'<div class="card">{table}<pre>{lines}</pre></div>']
+    lines = text(floors_text(findings.calibration))
+    proposed = f"<pre>{lines}</pre>" if lines else "<p>No floor is worth proposing.</p>"
+    return ["<h2>Floors, by the labels</h2>", lead, f'<div class="card">{table}{proposed}</div>']
 
 
 def _money(findings: Findings) -> list[str]:
@@ -270,6 +275,7 @@ def _curated(findings: Findings) -> list[str]:
         rows = [row for row in found.table.iter_rows(named=True) if row["column"] == column]
         raw, curated = ({str(row["value"] or "unknown"): row[side] for row in rows} for side in ("raw", "curated"))
         charts.append(page.bars(f"{column}: {distance:.0%} of it moved", raw, curated, names=("raw footage", "curated rows")))
+    charts += ["<div></div>"] * (len(charts) % 2)  # the last of an odd number is as wide as the others
     return [*parts, f'<div class="row">{"".join(charts)}</div>']
 
 

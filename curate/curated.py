@@ -66,7 +66,8 @@ def diff(footage: Footage, curated: Selection, columns: Sequence[str]) -> Differ
     for name in columns:
         raw = frames.group_by(value=name).agg(raw=pl.col("footage_s").sum())
         chosen = matched.group_by(value=name).agg(curated=pl.col("weight").sum(), n_rows=pl.len())
-        both = raw.join(chosen, on="value", how="full", coalesce=True, nulls_equal=True).fill_null(strategy="zero")
+        both = raw.join(chosen, on="value", how="full", coalesce=True, nulls_equal=True)
+        both = both.with_columns(pl.col("raw", "curated", "n_rows").fill_null(0))
         both = both.with_columns(pl.col(each) / max(float(both[each].sum()), 1e-12) for each in ("raw", "curated"))
         distance[name] = float((both["raw"] - both["curated"]).abs().sum()) / 2
         ratio = pl.when(pl.col("raw") > 0).then(pl.col("curated") / pl.col("raw"))

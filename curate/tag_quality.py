@@ -14,6 +14,7 @@ missed it. People's labels are taken as they come: a sample that they drew by wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,13 +67,18 @@ class TagQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The floor that makes a value's tags precise enough: chosen on one half of the recordings, judged on the other."""
+    """The floor that makes a value's tags precise enough: chosen on one half of the recordings, judged on the other.
+
+    `floor` is None where none is needed or none found; `precision` and `recall` are the other half's, at the floor; `holds`
+    says that this half's precision is at least `USABLE` too, so that the floor is worth proposing; `why` is in words.
+    """
 
     factor: str
     value: str
     floor: float | None
     precision: Share
     recall: Share
+    holds: bool
     why: str
 
 
@@ -201,17 +207,26 @@ def calibrate(rows: pl.DataFrame, sheet: Sheet, *, precision: float = GOOD) -> l
 
 
 def _calibrated(factor: str, value: str, first: pl.DataFrame, second: pl.DataFrame, wanted: float) -> Calibration:
-    floor, why = None, f"no floor reaches a precision of {wanted:.0%}"
+    tagged, floor, why = first.filter(pl.col("tag") == value), None, ""
     if first["group"].n_unique() + second["group"].n_unique() < LEAST_TO_CALIBRATE:
         why = f"under {LEAST_TO_CALIBRATE} labelled recordings"
+    elif tagged.is_empty():
+        why = "no such tag where people looked"
     else:
-        floor = lowest_floor(first.filter(pl.col("tag") == value), value, wanted)
-    tagged = second.filter(pl.col("tag") == value, pl.col("score") >= (2.0 if floor is None else floor))
-    called = second.filter(pl.col("truth") == value)
-    kept = ((called["tag"] == value) & (called["score"] >= (2.0 if floor is None else floor))).fill_null(False)
+        floor = lowest_floor(tagged, value, wanted)
+        why = "" if floor is not None else f"no floor reaches a precision of {wanted:.0%}"
+        if floor is not None and floor <= (tagged["score"].min() or 0.0):  # type: ignore[operator]
+            floor, why = None, "the first half needs none"
+    passes = pl.col("score").fill_null(1.0) >= (0.0 if floor is None else floor)
+    second = second.with_columns(tag=pl.when(passes).then("tag"))
+    claimed, called = second.filter(pl.col("tag") == value), second.filter(pl.col("truth") == value)
+    precision = _share(claimed, claimed["truth"] == value)
+    holds = floor is not None and precision.value is not None and precision.value >= USABLE
+    if floor is not None and not holds:
+        why = "the other half of the recordings does not bear it out"
     return Calibration(
-        factor=factor, value=value, floor=floor, precision=_share(tagged, tagged["truth"] == value),
-        recall=_share(called, kept), why="" if floor is not None else why,
+        factor=factor, value=value, floor=floor, precision=precision, holds=holds, why=why,
+        recall=_share(called, (called["tag"] == value).fill_null(False)),
     )  # fmt: skip
 
 
@@ -230,13 +245,13 @@ def lowest_floor(tagged: pl.DataFrame, value: str, wanted: float) -> float | Non
     return float(good["score"][-1]) if good.height else None
 
 
-def floors_text(found: Sequence[Calibration]) -> list[str]:
-    """Return lines for the sheet: the floors of each factor."""
+def floors_text(found: Sequence[Calibration]) -> str:
+    """Return lines for the sheet: the floors that are worth proposing, cut (not rounded up) to thousandths."""
     by_factor: dict[str, list[str]] = {}
     for each in found:
-        if each.floor is not None and each.floor > 0:
-            by_factor.setdefault(each.factor, []).append(f"{keys_of(each.value)} = {each.floor:.3f}")
-    return [f"[factor.{name}] floors = {{ {', '.join(parts)} }}" for name, parts in by_factor.items()]
+        if each.holds and each.floor is not None:
+            by_factor.setdefault(each.factor, []).append(f"{keys_of(each.value)} = {math.floor(each.floor * 1000) / 1000:g}")
+    return "\n".join(f"[factor.{name}]\nfloors = {{ {', '.join(parts)} }}" for name, parts in by_factor.items())
 
 
 def keys_of(value: str) -> str:
