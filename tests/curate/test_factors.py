@@ -196,3 +196,13 @@ def test_the_example_has_the_eight_factors_of_the_article() -> None:
     }  # fmt: skip
     assert sheet.factors[0].values == ("sunny", "windy", "rainy", "snowy") and len(sheet.combinations) == 3
     assert sheet.factors[1].values == ("pitch dark", "dark", "dim", "normal", "bright")
+
+
+def test_the_sheet_of_the_guide_is_legal() -> None:
+    """Conditional tags, the sun, floors and averaged prompts, as guides/factors.md shows them."""
+    text = (ROOT / "infra" / "docs" / "guides" / "factors.md").read_text().split("```toml\n")[1].split("```")[0]
+    sheet = factors.parse(text)
+    assert [(factor.name, factor.origin) for factor in sheet.factors] == [
+        ("place", "rule"), ("daylight", "sun"), ("weather", "prompts"),
+    ]  # fmt: skip
+    assert sheet.factors[2].floors == {"fog": 0.8} and len(sheet.factors[2].sentences) == 5
