@@ -28,7 +28,7 @@ from infra.page import Box, Markup
 
 EXAMPLES: Final = 6  # of each kind
 CAMERAS: Final = 60  # with more, the funnel of each stands in `camloop query --by camera_id` only
-_CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px", "source_name")
+_CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px", "camera_id")
 _DRAWN_FROM: Final = 20_000  # kept frames of a kind among which examples are drawn
 
 
@@ -198,7 +198,11 @@ def _tile(picture: Thumbnail, clip: dict[str, Any], row: dict[str, Any], boxes: 
     ]
     score = "" if row["motion_score"] is None else f", motion {row['motion_score']:.3f}"
     return page.picture(
-        picture.jpeg, picture.width_px, picture.height_px, f"{clip['source_name']} at {row['pts_s']:.1f} s{score}", drawn
+        picture.jpeg,
+        picture.width_px,
+        picture.height_px,
+        f"{clip['camera_id']}, clip {clip['clip_id'][:8]} at {row['pts_s']:.1f} s{score}",
+        drawn,
     )
 
 
