@@ -157,7 +157,10 @@ def _say(context: Context, findings: Findings) -> None:
     else:
         out.line("no tag can be judged: nobody labelled a factor of this sheet (camloop label import FILE)")
     for wish in findings.wishes[:10]:
-        out.line(f"missing: {wish.reason}: {wish.quota} clips" + (f" where {wish.where}" if wish.where else ""))
+        out.line(
+            f"{'missing' if wish.certain else 'perhaps missing'}: {wish.reason}: {wish.quota} clips"
+            + (f" where {wish.where}" if wish.where else "")
+        )
     for tags, bills in zip(findings.tags, findings.bills, strict=True):
         priced = [
             (f"{tags.n_pictures:,}", bill.way, f"{bill.saved_hours:,.1f}", f"{bill.saved_usd:,.2f}",

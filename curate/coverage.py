@@ -3,7 +3,7 @@
     rows      kept frames, each standing for seconds of footage (mean time per frame / p_keep)
     found     share of the footage whose value is known, with an interval over recordings; unknown is said beside it
     verdict   missing: even the upper end is under what is expected; more: even the lower end is above it; as expected: the
-              expectation lies inside; unknown: nothing is known of the factor, or one recording alone speaks
+              expectation lies inside an interval that is known to within a factor of two of it; else unknown
     missing_s footage of this value still to be filmed until it has its share, if nothing else is: (e T - F) / (1 - e)
 
 The same for combinations, and, without verdicts, per camera and per local hour. `wishes` turns what is missing into
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curate.query import Footage
 
 COMBINATION: Final = "combination"
+FACTOR: Final = 2.0  # a share that may be half or twice what is expected is not known to be as expected
 LEAST_YIELD: Final = 0.5  # an hour is worth filming where the value is at least this often of the best hour's share
 _KEYS: Final = ("_group", "camera_id", "hour", "_hour_utc", "_day")
 
@@ -87,11 +88,15 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """A proposal for `Wanted`: what to film, where it is likely, how many clips of the usual length that would take."""
+    """A proposal for `Wanted`: what to film, where it is likely, how many clips of the usual length that would take.
+
+    `certain` says that the shortage does not hang on too few recordings.
+    """
 
     where: str
     quota: int
     reason: str
+    certain: bool
 
 
 def measure(footage: Footage, sheet: Sheet) -> Coverage:
@@ -175,20 +180,23 @@ def judge(found: Share, expected: float | None) -> Verdict:
     """Return the verdict on a share; see the module."""
     if expected is None:
         return "no expectation"
-    if found.value is None or found.n_groups < 2:
+    if found.value is None:
         return "unknown"
-    return "missing" if found.high < expected else "more" if found.low > expected else "as expected"
+    if not found.low <= expected <= found.high:
+        return "missing" if found.high < expected else "more"
+    return "as expected" if found.low >= expected / FACTOR and found.high <= expected * FACTOR else "unknown"
 
 
 def wishes(coverage: Coverage, *, clip_s: float) -> list[Wish]:
-    """Return proposals for what falls short of its share, the largest shortage first.
+    """Return proposals for what falls short of its share: certain shortages first, then the largest.
 
     Args:
         coverage: what `measure` returned.
         clip_s: mean length of a clip, seconds.
     """
     short = [cover for cover in coverage.covers if cover.verdict != "as expected" and cover.missing_s and cover.missing_s > 0]
-    return [_wish(coverage, cover, clip_s) for cover in sorted(short, key=lambda cover: -(cover.missing_s or 0.0))]
+    short.sort(key=lambda cover: (cover.verdict != "missing", -(cover.missing_s or 0.0)))
+    return [_wish(coverage, cover, clip_s) for cover in short]
 
 
 def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
@@ -203,7 +211,8 @@ def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
     need = f"{what}: {cover.found.value or 0:.1%} of the footage, {cover.expected or 0:.1%} expected"
     if cells.is_empty() or not cells["yielded"][0]:
         quota = max(math.ceil(missing_s / max(clip_s, 1.0)), 1)
-        return Wish(where="", quota=quota, reason=f"{need}; found nowhere: another place, camera or season has to be filmed")
+        nowhere = f"{need}; found nowhere: another place, camera or season has to be filmed"
+        return Wish(where="", quota=quota, reason=nowhere, certain=cover.verdict == "missing")
     best = cells.row(0, named=True)
     good = cells.filter(pl.col("camera_id") == best["camera_id"], pl.col("yielded") >= LEAST_YIELD * best["yielded"])
     hours = sorted(hour for hour in good["_hour_utc"] if hour is not None)
@@ -212,4 +221,5 @@ def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
         where += f" and hour_utc in ({', '.join(map(str, hours))})"
     mean = float(good["yielded"].mean() or best["yielded"])  # type: ignore[arg-type]
     quota = max(math.ceil(missing_s / max(clip_s * mean, 1e-9)), 1)
-    return Wish(where=where, quota=quota, reason=f"{need}; there it is {mean:.0%} of the footage")
+    there = f"{need}; there it is {mean:.0%} of the footage"
+    return Wish(where=where, quota=quota, reason=there, certain=cover.verdict == "missing")

@@ -112,14 +112,19 @@ def _missing(findings: Findings) -> list[str]:
     if not findings.wishes:
         return ["<h2>What is missing</h2><p>Nothing falls short of what the sheet expects.</p>"]
     rows = [
-        (wish.reason, wish.quota, Markup(f"<code>{text(wish.where)}</code>") if wish.where else "no proposal")
+        (
+            wish.reason,
+            pill("missing" if wish.certain else "unknown"),
+            wish.quota,
+            Markup(f"<code>{text(wish.where)}</code>") if wish.where else "no proposal",
+        )
         for wish in findings.wishes
     ]
     why = (
         "<p>Proposals, largest shortage first: which camera to ask at which hours (UTC), and how many clips of the usual "
-        "length it would take. Where a verdict below is <i>unknown</i>, too few recordings stand behind the figure.</p>"
+        "length it would take. <i>Unknown</i>: too few recordings stand behind the figure.</p>"
     )
-    return ["<h2>What is missing</h2>", why, page.table(["what", "clips", "where"], rows)]
+    return ["<h2>What is missing</h2>", why, page.table(["what", "", "clips", "where"], rows)]
 
 
 def _cover_table(covers: Sequence[Cover]) -> str:

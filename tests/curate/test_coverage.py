@@ -12,6 +12,7 @@ import pytest
 
 from curate import cli_coverage, coverage, curated, factors, tag_quality
 from curate.query import open_catalog as open_footage
+from curate.share_interval import Share
 from infra.artefacts import Selection, SelectionRow, read_gate
 from infra.catalog import Catalog, Done
 from infra.cli import main
@@ -130,7 +131,7 @@ def test_what_is_missing_is_said_in_seconds_and_clips(filled: Catalog) -> None:
     first, second = coverage.wishes(found, clip_s=10)
     assert (first.where, first.quota) == ("camera_id = 'gate' and hour_utc in (22)", 8)
     assert "lighting = night: 10.6% of the footage, 50.0% expected" in first.reason
-    assert (second.where, second.quota) == ("", 5) and "found nowhere" in second.reason
+    assert first.certain and (second.where, second.quota) == ("", 5) and "found nowhere" in second.reason
     assert parse(first.where).columns == {"camera_id", "hour_utc"}
 
 
@@ -140,6 +141,20 @@ def test_a_camera_name_with_a_quote_stays_a_where_expression(catalog: Catalog) -
     add(catalog, *day, (30, [(0.5, "night", None)], {"camera_id": "joe's"}))
     wish = next(wish for wish in coverage.wishes(measured(catalog), clip_s=10) if wish.reason.startswith("lighting"))
     assert parse(wish.where).texts() == {"camera_id": {"joe's"}}
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "expected", "verdict"),
+    [
+        (0.1, 0.2, 0.3, 0.4, "missing"), (0.5, 0.6, 0.7, 0.4, "more"), (0.3, 0.4, 0.5, 0.4, "as expected"),
+        (0.1, 0.3, 0.5, 0.4, "unknown"), (0.3, 0.5, 0.9, 0.4, "unknown"), (0.6, 0.8, 1.0, 0.9, "as expected"),
+        (0.0, None, 1.0, 0.4, "unknown"), (0.0, 0.1, 0.2, None, "no expectation"), (0.0, 0.0, 0.1, 0.0, "unknown"),
+    ],
+)  # fmt: skip
+def test_verdicts_on_shares(low: float, value: float | None, high: float, expected: float | None, verdict: str) -> None:
+    """Outside the interval is missing or more; inside is as expected only where it is known to within a factor of two."""
+    found = Share(value=value, low=low, high=high, n=10, n_groups=5)
+    assert coverage.judge(found, expected) == verdict
 
 
 def test_unknown_is_beside_the_shares(catalog: Catalog) -> None:
