@@ -8,7 +8,7 @@ rows of an event share an `event_id` = hash(recording, layer, source, first clip
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +24,6 @@ from infra.catalog import Catalog
 
 Rows = list[dict[str, Any]]
 
-BATCH_FRAMES: Final = 5_000_000  # of clips whose scores are in memory at the same time
 EVENTS: Final = pl.Schema(
     {
         "camera_id": pl.String, "recording_id": pl.String, "clip_id": pl.String, "source_name": pl.String,
@@ -120,6 +119,7 @@ def find(catalog: Catalog, layer: Layer, clip_ids: Collection[str] | None = None
     Raises:
         QueryError: a class that was never found, or an expression with an unknown column.
     """
+    catalog = catalog.at(catalog.snapshot())  # one state of the tables, whoever writes meanwhile
     clips = (
         catalog.scan("clips", [*COLUMNS, "n_frames", "source_name"])
         .filter(pl.col("first_pts").is_not_null(), pl.col("end_pts").is_not_null())
@@ -127,38 +127,26 @@ def find(catalog: Catalog, layer: Layer, clip_ids: Collection[str] | None = None
     )
     if clip_ids is not None:
         clips = clips.filter(pl.col("clip_id").is_in(list(clip_ids)))
-    by_clip = _marked(catalog, layer, clips.to_dicts())
+    known = {clip["clip_id"]: clip for clip in clips.to_dicts()}
+    n_frames = {clip_id: int(clip["n_frames"] or 0) for clip_id, clip in known.items()}
+    by_clip = {clip_id: _mark(known[clip_id], found, layer) for clip_id, found in scores(catalog, layer, n_frames)}
     sources = _sources(catalog, layer.step)
     rows: Rows = []
     totals: dict[str, _Total] = {str(name): _Total() for name in clips["camera_id"].unique().sort()}
     for clip_id, camera_id in clips.select("clip_id", "camera_id").sort("clip_id").iter_rows():
         if clip_id in by_clip:
             totals[camera_id].add_clip(by_clip[clip_id])
-    for chain in chains(clips.to_dicts(), layer.join_s):
+    for chain in chains(list(known.values()), layer.join_s):
         made = _events(chain, layer, by_clip, sources)
         totals[chain.clips[0]["camera_id"]].add_chain(chain, made)
         rows += made
-    scanned = catalog.scan("gops", ["clip_id"]).unique().collect()
-    counted = clips.join(scanned, on="clip_id", how="semi").group_by("camera_id").agg(pl.col("n_frames").sum())
-    n_frames = dict(counted.iter_rows())
+    scanned = clips.join(catalog.scan("gops", ["clip_id"]).unique().collect(), on="clip_id", how="semi")
+    of_camera = dict(scanned.group_by("camera_id").agg(pl.col("n_frames").sum()).iter_rows())
     order = ["camera_id", "start_utc_ns", "recording_id"]
     return Events(
         pl.DataFrame(rows, EVENTS).sort(order, nulls_last=True, maintain_order=True),
-        pl.DataFrame([{"camera_id": name, **total.row(n_frames.get(name, 0))} for name, total in totals.items()], _CAMERAS),
+        pl.DataFrame([{"camera_id": name, **total.row(of_camera.get(name, 0))} for name, total in totals.items()], _CAMERAS),
     )
-
-
-def _marked(catalog: Catalog, layer: Layer, clips: Sequence[Mapping[str, Any]]) -> dict[str, Marked]:
-    """Return clip_id -> what its scores say; reads the scores of at most about `BATCH_FRAMES` frames at a time."""
-    made: dict[str, Marked] = {}
-    batch: list[Mapping[str, Any]] = []
-    for number, clip in enumerate(clips, 1):
-        batch.append(clip)
-        if number == len(clips) or sum(held["n_frames"] or 0 for held in batch) >= BATCH_FRAMES:
-            found = scores(catalog, layer, {held["clip_id"]: int(held["n_frames"] or 0) for held in batch})
-            made |= {held["clip_id"]: _mark(held, found[held["clip_id"]], layer) for held in batch if held["clip_id"] in found}
-            batch = []
-    return made
 
 
 def _mark(clip: Mapping[str, Any], found: Scores, layer: Layer) -> Marked:

@@ -34,6 +34,7 @@ MOTION: Final = "motion"
 HOLD: Final = 4  # median distances: a frame says nothing about a drop-out that is longer
 ON: Final = {MOTION: 0.02}  # share of the picture
 CLASS_ON: Final = 0.5  # score of a detection
+CHUNK_ROWS: Final = 20_000  # GOPs in memory at the same time
 _CLASS: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]*")
 _OPERATOR: Final = re.compile(r"[=<>]|\b(is|in|between|not)\b", re.IGNORECASE)
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -192,8 +193,8 @@ def read_hours(text: str) -> tuple[tuple[int, int, float], ...]:
     return tuple(made)
 
 
-def scores(catalog: Catalog, wanted: Layer, n_frames: Mapping[str, int]) -> dict[str, Scores]:
-    """Return clip_id -> scores, for those of the clips that have some.
+def scores(catalog: Catalog, wanted: Layer, n_frames: Mapping[str, int]) -> Iterator[tuple[str, Scores]]:
+    """Yield (clip_id, scores) of those of the clips that have some, each once; motion is read in one pass, clip by clip.
 
     Args:
         catalog: the tables.
@@ -206,12 +207,10 @@ def scores(catalog: Catalog, wanted: Layer, n_frames: Mapping[str, int]) -> dict
     chosen = pl.col("clip_id").is_in(list(n_frames))
     found = _motion(catalog, chosen) if wanted.is_motion else _of_frames(catalog, wanted, chosen)
     factors = _by_clip(_factors(catalog, wanted, chosen)) if wanted.dark or wanted.hours else {}
-    made = {}
     for clip_id, raw in found:
         pts, end_pts, value, weight = _ended(raw, weights(raw.p_keep, n_frames[clip_id]))
         factor = _nearest(factors[clip_id], pts) if clip_id in factors else np.ones(len(pts))
-        made[clip_id] = Scores(pts, end_pts, value, weight, factor)
-    return made
+        yield clip_id, Scores(pts, end_pts, value, weight, factor)
 
 
 def weights(p_keep: Column, n_frames: int) -> Column:
@@ -233,11 +232,22 @@ def _by_clip(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def _motion(catalog: Catalog, chosen: pl.Expr) -> Iterator[tuple[str, _Raw]]:
+    """Yield what decoded frames say, a clip as soon as all of its GOPs were read."""
+    n_rows = dict(catalog.scan("gops", ["clip_id"]).filter(chosen).group_by("clip_id").len().collect().iter_rows())
     columns = ["clip_id", "start_pts", "end_pts", "pts", "motion", "decoded", "p_keep"]
+    held: dict[str, list[pl.DataFrame]] = {}
+    for chunk in catalog.scan("gops", columns).filter(chosen).collect_batches(chunk_size=CHUNK_ROWS):
+        for clip_id, part in _by_clip(chunk).items():
+            parts = held.setdefault(clip_id, [])
+            parts.append(part)
+            if sum(read.height for read in parts) == n_rows[clip_id]:
+                yield from _decoded(clip_id, pl.concat(held.pop(clip_id)))
+
+
+def _decoded(clip_id: str, gops: pl.DataFrame) -> Iterator[tuple[str, _Raw]]:
     n, n_scores = pl.col("pts").list.len(), pl.col("motion").list.len()
-    gops = catalog.scan("gops", columns).filter(chosen).filter(pl.col("decoded") & (n == n_scores) & (n > 0))
-    for clip_id, part in _by_clip(gops.collect()).items():
-        ordered = part.sort("start_pts")
+    ordered = gops.filter(pl.col("decoded") & (n == n_scores) & (n > 0)).sort("start_pts")
+    if ordered.height:
         counts = ordered["pts"].list.len().to_numpy()
         limit, p_keep = (np.repeat(ordered[name].to_numpy(), counts) for name in ("end_pts", "p_keep"))
         yield clip_id, _Raw(ordered["pts"].explode().to_numpy(), _floats(ordered["motion"].explode()), p_keep, limit)
