@@ -122,10 +122,18 @@ class OnFrames:
 
     @classmethod
     def open(cls, look: Look, before: Sequence[Look], after: Sequence[Look]) -> OnFrames:
-        """Open the model of a look: done where it runs."""
+        """Open the model of a look: done where it runs.
+
+        Raises:
+            JobError: its file is not the one that the job began with.
+        """
+        model: Callable[[Batch], Batch]
         if look.step == "detect":
-            return cls(open_detector(look.weights), look, before, after)
-        return cls(openclip.OpenClipEmbedder(look.path, model_name=look.model), look, before, after)
+            model = open_detector(look.weights)
+        else:
+            model = openclip.OpenClipEmbedder(look.path, model_name=look.model)
+        look.weights.check()  # after it was read: what was swapped until now is found
+        return cls(model, look, before, after)
 
     def __call__(self, batch: Batch) -> Batch:
         start_ns, look = self._clock.mono_ns(), self._look

@@ -50,7 +50,7 @@ class TestFunnel:
         """Six seconds of footage, all decoded and looked at, a person in half of them."""
         curate(made(catalog, add_clip), options(tiny_detector), Settings())
         found = {stage.name: stage for stage in funnel(open_footage(catalog.store))}
-        assert [(name, stage.rows, pytest.approx(stage.footage_s)) for name, stage in found.items()] == [
+        assert [(name, stage.rows, round(stage.footage_s, 6)) for name, stage in found.items()] == [
             ("clips", 2, 6.0), ("scanned", 4, 6.0), ("decoded", 4, 6.0), ("moving", 0, 0.0), ("looked at", 6, 6.0),
             ("with person", 3, 3.0), ("tagged", 6, 6.0),
         ]  # fmt: skip
@@ -84,7 +84,7 @@ class TestEstimate:
         rate = Rate(core_s_per_s=0.5, says="by hand", stages={})
         prices = Prices(core_hour=3600.0, gb_month=2e5)
         alone = estimate.estimate(todo, rate, cores=1, prices=prices, stored_bytes=5000)
-        assert (alone.n_clips, alone.footage_s, alone.seconds) == (2, pytest.approx(6.0), pytest.approx(3.0))
+        assert alone.n_clips == 2 and [alone.footage_s, alone.seconds] == pytest.approx([6.0, 3.0])
         assert alone.compute == pytest.approx(3.0) and alone.month == pytest.approx(1.0)
         assert alone.day_hours == pytest.approx(12.0) and alone.day_compute == pytest.approx(12 * 3600)
         two = estimate.estimate(todo, rate, cores=2, prices=prices, stored_bytes=5000)
