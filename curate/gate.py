@@ -45,8 +45,10 @@ NEAR: Final = 15  # stretches on either side that the usual size is taken from
 USUAL: Final = 25.0  # percentile of their sizes
 LEAST_SPREAD: Final = 0.01  # of the usual size: a robust standard deviation is never believed to be smaller
 LOUD: Final = 6.0  # standard deviations above which a stretch is decoded whatever the others showed,
-QUIET: Final = 3.0  # and below which none is looked at unless one above it moved
-STILL_RUN: Final = 2  # decoded stretches in a row without motion that end the search
+QUIET: Final = 4.5  # and below which none is looked at unless one above it moved
+STILL_RUN: Final = 1  # decoded stretches in a row without motion that end the search in a calm clip,
+STILL_RUN_BUSY: Final = 1 / 6  # and, as a share of all its stretches, in any other
+CALM: Final = 2.0  # times the spread by chance
 LEAST_STRETCHES: Final = 4
 CONSTANT: Final = 0.002  # spread of the bytes per second, of their median, below which the bitrate is constant
 AUDIT_SHARE: Final = 0.03
@@ -137,6 +139,19 @@ def surprise(found: Sequence[Stretch]) -> NDArray[np.float64]:
     return made
 
 
+def is_calm(found: Sequence[Stretch]) -> bool:
+    """Say whether the stretches of a clip differ no more than chance makes them: then those that stand out are few.
+
+    Compares the spread of their mean sizes with what the spread of single packets lets expect. Where most stretches move,
+    all differ, none stands out in standard deviations, and the search must begin at the top whatever its surprise.
+    """
+    ratios = [ratio for ratio in _ratios(found) if len(ratio)]
+    means = np.array([ratio.mean() for ratio in ratios])
+    single = float(np.median(np.abs(np.concatenate([ratio - ratio.mean() for ratio in ratios])))) / 0.6745
+    by_chance = max(single / float(np.median([len(ratio) for ratio in ratios])) ** 0.5, LEAST_SPREAD / 2)
+    return _low_spread(means - np.percentile(means, USUAL)) <= CALM * by_chance
+
+
 def _ratios(found: Sequence[Stretch]) -> list[NDArray[np.float64]]:
     """Return each stretch's packet sizes divided by what is usual at their place after the keyframe."""
     longest = max((len(s.other_bytes) for s in found), default=0)
@@ -192,7 +207,8 @@ def open_gate(clip_id: str, found: Sequence[Stretch], index: Index) -> Gate:
     """Return the gate of a clip; one whose packets say nothing asks for everything."""
     if distrust(found, index):
         return Gate(clip_id, [0.0] * len(found), STRETCH_S, is_believed=False)
-    return Gate(clip_id, surprise(found).tolist(), float(np.median([stretch.duration_s for stretch in found])))
+    stretch_s = float(np.median([stretch.duration_s for stretch in found]))
+    return Gate(clip_id, surprise(found).tolist(), stretch_s, is_calm=is_calm(found))
 
 
 class Gate:
@@ -202,10 +218,14 @@ class Gate:
         clip_id: makes the draws.
         surprises: per stretch.
         stretch_s: how long one is.
+        is_calm: see the function; else the search begins at the top, and goes on for longer.
         is_believed: False: everything is decoded, in order.
     """
 
-    def __init__(self, clip_id: str, surprises: Sequence[float], stretch_s: float, *, is_believed: bool = True) -> None:
+    def __init__(
+        self, clip_id: str, surprises: Sequence[float], stretch_s: float, *, is_calm: bool = True, is_believed: bool = True
+    ) -> None:
+        self._is_calm = is_calm
         self._clip_id, self._surprise, self._stretch_s = clip_id, list(surprises), stretch_s
         self._seen: dict[int, Seen] = {}
         by_surprise = sorted(range(len(self._surprise)), key=lambda number: (-self._surprise[number], number))
@@ -264,8 +284,9 @@ class Gate:
         found = self._unseen(self._searched)
         if found is None or self._surprise[found] >= LOUD:
             return found
-        is_open = self._still_run < STILL_RUN and (self._surprise[found] >= QUIET or self._has_motion)
-        return found if is_open else None
+        if not self._is_calm:
+            return found if self._still_run < max(3, STILL_RUN_BUSY * len(self._surprise)) else None
+        return found if self._still_run < STILL_RUN and (self._surprise[found] >= QUIET or self._has_motion) else None
 
     def _draw(self) -> None:
         self._rest = frozenset(range(len(self._surprise))) - set(self._seen)
@@ -287,10 +308,14 @@ def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how far each value lies above what is usual near it, in robust standard deviations."""
     usual = np.array([np.percentile(values[max(0, i - NEAR) : i + NEAR + 1], USUAL) for i in range(len(values))])
     over = values - usual
-    over -= np.median(over)
-    spread = float(np.median(-over[over <= 0])) / 0.6745  # of the lower half: what moves lies above
-    made: NDArray[np.float64] = over / max(spread, LEAST_SPREAD)
+    made: NDArray[np.float64] = (over - np.median(over)) / max(_low_spread(over), LEAST_SPREAD)
     return made
+
+
+def _low_spread(values: NDArray[np.float64]) -> float:
+    """Return the robust standard deviation of the lower half: what moves lies above."""
+    below = np.median(values) - values
+    return float(np.median(below[below >= 0])) / 0.6745
 
 
 def _spread(values: NDArray[np.float64]) -> float:

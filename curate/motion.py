@@ -35,7 +35,8 @@ MOST_THINGS = 8
 BRIGHT_LEVELS, DARK_LEVELS = 12.0, 4.0
 BRIGHT_LUMA = 60.0  # median grey level from which a picture is bright
 NOISE_SD = 4.0
-SAME = 0.97
+SAME = 0.9
+FINE_PX = (5, 5)  # structure finer than this is what a thing and the light on it are told apart by
 LEAST_STRUCTURE = 9.0  # grey levels squared
 _MEDIAN_TO_SD = 0.6745 * math.sqrt(2)
 
@@ -104,7 +105,7 @@ def largest_shares(luma: Luma, counts: NDArray[np.bool_] | None = None) -> list[
        an edge that the encoder draws anew) by more than max(least levels, K x noise); the noise is that of this very picture
        (keyframe pulses, gain), the least levels fall with the light.
     4. Of what differs only squares of `SOLID_PX` count (not rain, not noise); those that nearly touch are one thing.
-    5. A thing in which picture and background correlate is light on the same things (headlights, a lamp next door).
+    5. A thing whose fine structure is that of the background is light on the same things (headlights, a lamp next door).
 
     Args:
         luma: uint8 (T, H, W), small pictures of one stretch, in order; a few seconds, so that the median is the background.
@@ -180,16 +181,17 @@ def _largest(differs: NDArray[np.bool_], picture: Luma, background: NDArray[np.f
     n, labels = cv2.connectedComponents(cv2.dilate(solid, np.ones((3, 3), np.uint8)), connectivity=8)
     labels = labels * solid
     areas = np.bincount(labels.ravel(), minlength=n)
+    now, before = picture - cv2.blur(picture.astype(np.float32), FINE_PX), background - cv2.blur(background, FINE_PX)
     for label in sorted(range(1, n), key=lambda one: -areas[one])[:MOST_THINGS]:
         thing = labels == label
-        if _likeness(picture[thing], background[thing]) <= SAME:
+        if _likeness(now[thing], before[thing]) <= SAME:
             return min(1.0, float(areas[label]) / size)
     return 0.0
 
 
-def _likeness(now: Luma, before: NDArray[np.float32]) -> float:
+def _likeness(now: NDArray[np.float32], before: NDArray[np.float32]) -> float:
     """Return the correlation of the same pixels in two pictures, 0 where one of them has no structure."""
-    a, b = now - now.mean(dtype=np.float32), before - before.mean()
+    a, b = now - now.mean(), before - before.mean()
     scale = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / scale if scale > LEAST_STRUCTURE * len(a) else 0.0
 

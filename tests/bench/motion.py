@@ -261,7 +261,7 @@ def switches(ways: dict[str, Callable[[Path], Answer]]) -> None:
         for way, answer in ways.items():
             if way != "plain":
                 found = answer(DATA / clip).found
-                late = max((min((a - t for t in times if t <= a), default=99.0) for a, _ in found), default=0.0)
+                late = max((min((a - t for t in times if t <= a), default=0.0) for a, _ in found), default=0.0)
                 shown = ", ".join(f"{a:.1f}-{b:.1f}" for a, b in found) or "none"
                 print(f"| {clip} | {', '.join(f'{t:.2f}' for t in times)} | {way} | {shown} | {late:.1f} |")
 
