@@ -81,7 +81,9 @@ def run(view: View, arguments: argparse.Namespace, context: Context) -> int:
         from curate import events_page
 
         most = events_page.MOST if arguments.page_most is None else arguments.page_most
-        arguments.page.write_text(events_page.render(view.footage.catalog, layer, found, most=most), encoding="utf-8")
+        arguments.page.write_text(
+            events_page.render(view.footage.catalog, layer, found, where=view.text, most=most), encoding="utf-8"
+        )
         document["page"] = str(arguments.page)
         out.line(f"written: {arguments.page}")
     out.document(document)
@@ -116,7 +118,8 @@ def _say(found: Events, layer: Layer, view: View, arguments: argparse.Namespace,
     out, table = context.out, _table(found)
     n_events = table["event_id"].n_unique()
     totals = {name: float(found.cameras[name].sum()) for name in ("footage_s", "on_s", "unknown_s")}
-    out.line(f"{n_events:,} events of {layer.name} ({describe(layer).rstrip('.')})   ({view.footage.vault_state()})")
+    counted = f"{n_events:,} event{'s' if n_events != 1 else ''} of {layer.name} ({describe(layer).rstrip('.')})"
+    out.line(f"{counted}   ({view.footage.vault_state()})")
     out.table(
         "", ["camera", "events", "footage", "in events", "not looked at", "frames on", "off", "unknown"],
         [

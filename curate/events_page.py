@@ -20,19 +20,22 @@ from infra.decoder import DecoderPool
 from infra.page import Box, Markup
 
 MOST: Final = 200
+PIECES: Final = 4  # files of one event that are named
+DAYS: Final = 62  # days in the calendar of a camera
 _CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px")
 _WIDTH_PX: Final = 180
 
 Row = Mapping[str, Any]
 
 
-def render(catalog: Catalog, layer: Layer, found: Events, *, most: int = MOST) -> str:
+def render(catalog: Catalog, layer: Layer, found: Events, *, where: str = "", most: int = MOST) -> str:
     """Return the page as HTML.
 
     Args:
         catalog: where clips and detections are.
         layer: what was looked for.
         found: what was found.
+        where: the expression that chose among it.
         most: events listed.
     """
     events = by_event(found.rows)
@@ -49,7 +52,9 @@ def render(catalog: Catalog, layer: Layer, found: Events, *, most: int = MOST) -
     )
     columns = ["", "when (UTC)", "where", "length", "peak", "event"]
     rows = [_listed(rows, pictures.get(_frame(rows)), boxes.get(_frame(rows), [])) for rows in shown]
-    body = [page.facts(facts), _cameras(found.cameras), "<h2>Events</h2>", left_out, page.table(columns, rows)]
+    chosen = f"<p>Only where <code>{page.text(where)}</code>.</p>" if where else ""
+    spread = [_calendar(str(key[0]), part) for key, part in found.rows.partition_by("camera_id", as_dict=True).items()]
+    body = [page.facts(facts), chosen, _cameras(found.cameras), *spread, "<h2>Events</h2>", left_out, page.table(columns, rows)]
     return page.page(f"Events: {layer.name}", body, lead=describe(layer))
 
 
@@ -111,7 +116,10 @@ def _listed(rows: Sequence[Row], picture: Thumbnail | None, boxes: Sequence[Box]
     times = "" if begins is None or ends is None else f"{begins[11:-1]} to {ends[11:-1]}"
     doubts = ["may have begun earlier"] * (not first["start_known"]) + ["may have gone on"] * (not last["end_known"])
     when = [_cell(day, times), _cell("", ", ".join(doubts))]
-    where = [_cell(row["source_name"], f"{row['start_s']:.3f} to {row['end_s']:.3f} s") for row in rows]
+    shown_rows = rows if len(rows) <= PIECES else [*rows[: PIECES - 1], rows[-1]]
+    where = [_cell(row["source_name"], f"{row['start_s']:.3f} to {row['end_s']:.3f} s") for row in shown_rows]
+    if len(rows) > PIECES:
+        where.insert(PIECES - 1, _cell("", f"... {len(rows) - PIECES} more files ..."))
     seconds = sum(row["end_s"] - row["start_s"] for row in rows)
     unknown = sum(row["unknown_s"] for row in rows)
     shown = Markup('<span class="soft">no picture: the clip is gone or cannot be decoded</span>')
@@ -150,6 +158,37 @@ def _cameras(cameras: pl.DataFrame) -> str:
     return page.table(columns, rows)
 
 
+def _calendar(camera_id: str, rows: pl.DataFrame) -> str:
+    """Return days (down) by hours of UTC (across): the darker, the more of the hour lies in events; nothing without times."""
+    hour_ns = 3_600_000_000_000
+    held: dict[tuple[int, int], int] = {}  # (day, hour) -> ns in events
+    for start, end in rows.select("start_utc_ns", "end_utc_ns").drop_nulls().iter_rows():
+        for hour in range(start // hour_ns, -(-end // hour_ns)):
+            held[divmod(hour, 24)] = held.get(divmod(hour, 24), 0) + min(end, (hour + 1) * hour_ns) - max(start, hour * hour_ns)
+    days = sorted({day for day, _ in held})[-DAYS:]
+    if not days:
+        return ""
+    cell, left, top = 22, 84, 18
+    parts = [f'<text class="soft" x="{left + hour * cell}" y="12">{hour:02}</text>' for hour in range(0, 24, 3)]
+    for line, day in enumerate(days):
+        y, name = top + line * 14, datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d")
+        parts.append(f'<text class="soft" x="0" y="{y + 10}">{name}</text>')
+        for hour in range(24):
+            share = min(1.0, held.get((day, hour), 0) / hour_ns)
+            colour = (
+                f'fill="var(--accent)" opacity="{0.15 + 0.85 * share**0.5:.2f}"'
+                if share
+                else 'fill="var(--line)" opacity=".45"'
+            )
+            title = f"<title>{name} {hour:02}h: {length(share * 3600)} in events</title>"
+            parts.append(
+                f'<rect x="{left + hour * cell}" y="{y}" width="{cell - 2}" height="12" rx="2" {colour}>{title}</rect>'
+            )
+    width, height = left + 24 * cell, top + 14 * len(days)
+    svg = f'<svg viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px" role="img">{"".join(parts)}</svg>'
+    return f'<div class="card"><h3>{page.text(camera_id)}: days with events, by hour (UTC)</h3>{svg}</div>'
+
+
 def _pictures(catalog: Catalog, wanted: Sequence[Row]) -> dict[tuple[str, int], Thumbnail]:
     by_clip: dict[str, list[int]] = {}
     for row in wanted:
@@ -175,6 +214,6 @@ def _boxes(catalog: Catalog, layer: Layer, wanted: Sequence[Row]) -> dict[tuple[
     )
     made: dict[tuple[str, int], list[Box]] = {}
     for row in found.collect().iter_rows(named=True):
-        box = Box(x1=row["x1"], y1=row["y1"], x2=row["x2"], y2=row["y2"], name=f"{layer.name} {row['score']:.0%}")
+        box = Box(x1=row["x1"], y1=row["y1"], x2=row["x2"], y2=row["y2"], name=f"{row['score']:.0%}")
         made.setdefault((row["clip_id"], row["pts"]), []).append(box)
     return {frame: boxes for frame, boxes in made.items() if frame in frames}

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import chains, events, layers, open_catalog, scan
+from curate import chains, events, events_page, layers, open_catalog, scan
 from curate.events import Events
 from curate.thumbnails import thumbnails
 from infra import keys
@@ -326,6 +326,28 @@ def test_the_command(catalog: Catalog, add_clip: AddClip, tmp_path: Path, capsys
     assert main(narrowed) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["n_events"] == 1 and document["on_s"] == 1.0 and document["distribution"][0]["rows"] == 1
+
+
+def test_a_page_shows_words_of_others_as_text(catalog: Catalog) -> None:
+    """Names of files and cameras cannot become markup; a long event names some of its files; days and hours are shown."""
+    clips = [
+        clip_row(
+            f"x{i}", 20, camera_id="<i>cam</i>", source_name="<script>.mp4", boot_id="b", seq=i, start_ns=DAY_NS + i * 2 * 10**9
+        )
+        for i in range(6)
+    ]
+    put(catalog, clips, [gop(clip, 0, 0, [MOVES] * 20, 20) for clip in clips])
+    html = events_page.render(catalog, layers.layer("motion"), found(catalog), where="peak > 0 or '<b>' = '<b>'")
+    assert "<script>" not in html and "<i>cam" not in html and "<b>'" not in html
+    assert html.count("&lt;script&gt;.mp4") == 4 and "... 2 more files ..." in html
+    assert "2026-01-09 09h: 12.0 s in events" in html and "no picture" in html
+
+
+def test_lengths_and_times_for_people() -> None:
+    """Seconds, minutes, hours; UTC to the millisecond, also before 1970."""
+    assert [events_page.length(s) for s in (0.04, 59.94, 185, 90_000)] == ["0.0 s", "59.9 s", "3:05 min", "25:00:00 h"]
+    assert events_page.utc(DAY_NS + 1_500_000) == "2026-01-09T09:00:00.001Z" and events_page.utc(None) is None
+    assert events_page.utc(-1_000_000) == "1969-12-31T23:59:59.999Z"
 
 
 @pytest.mark.parametrize(
