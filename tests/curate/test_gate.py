@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
-from curate import gate, scan
+from curate import cameras, factors, gate, scan
 from curate.gate import Gate, Seen, Stretch
-from infra import video
+from curate.plan import Options
+from curate.query import open_catalog as open_footage
+from curate.run import curate
+from infra import keys, video
+from infra.catalog import Catalog
+from infra.errors import UsageError
 from infra.reader import Packet
+from infra.settings import Settings
 
 MS = Fraction(1, 1000)
 
@@ -274,3 +281,55 @@ def test_what_cannot_be_gated_is_decoded_whole(tmp_path: Path) -> None:
     frames, gops = _scan(path, gate="packets", clip_id="x")
     assert [gop["decoded"] for gop in gops] == [True]
     assert (1 / frames["p_keep"]).sum() == pytest.approx(50)
+
+
+# The gate in a run
+
+
+def _options(**more: Any) -> Options:
+    return Options(steps=("scan", "tag"), sheet=factors.parse(factors.DEFAULT), **more)
+
+
+def test_a_run_with_the_gate_leaves_most_undecoded(catalog: Catalog, add_clip: Callable[..., str], walk: Path) -> None:
+    """Rows of what was decoded, packets' facts of the rest; the same run again does nothing, one without the gate all."""
+    add_clip(catalog, "walk", walk.read_bytes())
+    curate(catalog, _options(gate="packets", score=2), Settings())
+    gops = catalog.scan("gops").collect().sort("gop_index")
+    assert gops.height == 15 and 2 <= gops["decoded"].sum() <= 9
+    assert gops.filter(~pl.col("decoded"))["motion"].null_count() == gops.height - gops["decoded"].sum()
+    assert gops["packet_score"].null_count() == 0 and ((gops["p_keep"] > 0) & (gops["p_keep"] <= 1)).all()
+    frames = catalog.scan("frames").collect()
+    decoded = {pts for row in gops.filter("decoded")["pts"] for pts in row}
+    assert set(frames["pts"]) <= decoded and frames.height == gops["decoded"].sum()
+    assert curate(catalog, _options(gate="packets", score=2), Settings()).tally.clips == {}
+    assert curate(catalog, _options(), Settings()).tally.clips == {"scan": 1, "tag": 1}
+    assert catalog.scan("gops").collect()["decoded"].all()
+
+
+def test_a_mask_changes_the_fingerprint_of_its_cameras_clips_only(
+    catalog: Catalog, add_clip: Callable[..., str], walk: Path
+) -> None:
+    """With score 2, a mask that is drawn later has the clips of that camera scanned again; without it nothing changes."""
+    add_clip(catalog, "walk", walk.read_bytes())
+    add_clip(catalog, "other", [90] * 20, camera_id="cam2")
+    curate(catalog, _options(score=2), Settings())
+    moved = catalog.scan("frames").collect().filter(pl.col("motion_score") > 0.0015).height
+    registry = cameras.parse('[[camera]]\nid = "cam1"\nmask = [[0.0, 0.2, 1.0, 0.8]]\n')
+    wanted = cameras.wanted_rows(["cam1"], {}, registry, None, 1)
+    catalog.append("cameras", cameras.as_table_rows(row for rows in wanted.values() for row in rows))
+    assert curate(catalog, _options(score=2), Settings()).tally.clips == {"scan": 1, "tag": 1}
+    assert moved > 0 == catalog.scan("frames").collect().filter(pl.col("motion_score") > 0.0015).height
+    assert "mask" not in open_footage(catalog.store).frames.columns
+
+
+def test_wrong_use_is_refused() -> None:
+    """The gate needs score 2, and there is no score 3: said with the remedy."""
+    with pytest.raises(UsageError, match="leave --motion out"):
+        _options(gate="packets", score=1)
+    with pytest.raises(UsageError, match="legal: --motion 1 or 2"):
+        _options(score=3)
+
+
+def test_without_the_gate_fingerprints_are_those_of_before() -> None:
+    """Nothing that was scanned before this gate existed is scanned again."""
+    assert _options().fingerprint("scan", {}) == keys.fingerprint("scan", scan.VERSION, {"upstream": {}, "every_s": 1.0}, None)
