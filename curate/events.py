@@ -9,16 +9,18 @@ rows of an event share an `event_id` = hash(recording, layer, source, first clip
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from curate import intervals
 from curate.chains import COLUMNS, Chain, chains, length_ns, to_ns, to_pts
 from curate.intervals import Rule, Runs, Samples
-from curate.layers import Layer, Scores, scores
+from curate.layers import Layer
+from curate.scores import Scores, estimate, scores, stood_for
 from infra import keys
 from infra.catalog import Catalog
 
@@ -44,7 +46,7 @@ class Events:
     Attributes:
         rows: columns of `EVENTS`, by camera, then time.
         cameras: camera_id, n_events, footage_s, on_s (in intervals, padding included), unknown_s (without a score), and
-            shares of the frames of all scanned clips, estimated (`layers.weights`): share_on (score at least `on`),
+            shares of the frames of all scanned clips, estimated (`scores.estimate`): share_on (score at least `on`),
             share_off, share_unknown; null where nothing was scanned.
     """
 
@@ -71,28 +73,25 @@ _CAMERAS: Final = pl.Schema(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Marked:
-    """What the scores of one clip say: runs in ns from its first frame; the frames that are on and off, estimated."""
+    """What the scores of one clip say: runs in ns from its first frame, and `stood_for` of the frames on, off and looked at."""
 
     runs: Runs
-    frames_on: float
-    frames_off: float
+    frames: NDArray[np.float64]
 
 
 @dataclass(slots=True)
 class _Total:
-    """What was counted of one camera; `frames_on` and `frames_off` are estimated."""
+    """What was counted of one camera; `frames` as in `Marked`."""
 
     n_events: int = 0
     footage_s: float = 0.0
     on_s: float = 0.0
     known_s: float = 0.0
-    frames_on: float = 0.0
-    frames_off: float = 0.0
+    frames: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 2)))
 
     def add_clip(self, marked: Marked) -> None:
         self.known_s += int((marked.runs.marks.end - marked.runs.marks.start).sum()) / 1e9
-        self.frames_on += marked.frames_on
-        self.frames_off += marked.frames_off
+        self.frames += marked.frames
 
     def add_chain(self, chain: Chain, rows: Rows) -> None:
         self.n_events += len({row["event_id"] for row in rows})
@@ -100,12 +99,16 @@ class _Total:
         self.on_s += sum(row["end_s"] - row["start_s"] for row in rows)
 
     def row(self, n_frames: int) -> dict[str, Any]:
-        on, off = ((found / n_frames if n_frames else None) for found in (self.frames_on, self.frames_off))
+        on, off, looked = self.frames
+        shares: list[float | None] = [None] * 3
+        if n_frames:
+            found = [estimate(part, looked, n_frames) / n_frames for part in (on, off)]
+            shares = [*found, max(0.0, 1 - sum(found))]
         return {
             "n_events": self.n_events, "footage_s": self.footage_s, "on_s": self.on_s,
-            "unknown_s": max(0.0, self.footage_s - self.known_s), "n_frames": n_frames, "share_on": on, "share_off": off,
-            "share_unknown": None if on is None or off is None else max(0.0, 1 - on - off),
-        }  # fmt: skip
+            "unknown_s": max(0.0, self.footage_s - self.known_s), "n_frames": n_frames,
+            **dict(zip(("share_on", "share_off", "share_unknown"), shares, strict=True)),
+    }  # fmt: skip
 
 
 def find(catalog: Catalog, layer: Layer, clip_ids: Collection[str] | None = None) -> Events:
@@ -128,8 +131,7 @@ def find(catalog: Catalog, layer: Layer, clip_ids: Collection[str] | None = None
     if clip_ids is not None:
         clips = clips.filter(pl.col("clip_id").is_in(list(clip_ids)))
     known = {clip["clip_id"]: clip for clip in clips.to_dicts()}
-    n_frames = {clip_id: int(clip["n_frames"] or 0) for clip_id, clip in known.items()}
-    by_clip = {clip_id: _mark(known[clip_id], found, layer) for clip_id, found in scores(catalog, layer, n_frames)}
+    by_clip = {clip_id: _mark(known[clip_id], found, layer) for clip_id, found in scores(catalog, layer, known)}
     sources = _sources(catalog, layer.step)
     rows: Rows = []
     totals: dict[str, _Total] = {str(name): _Total() for name in clips["camera_id"].unique().sort()}
@@ -154,10 +156,11 @@ def _mark(clip: Mapping[str, Any], found: Scores, layer: Layer) -> Marked:
     length = length_ns(clip)
     is_inside = (start >= 0) & (start < length)
     samples = Samples(start[is_inside], np.minimum(end, length)[is_inside], found.value[is_inside])
-    factor, weight = found.factor[is_inside], found.weight[is_inside]
+    factor, p_keep = found.factor[is_inside], found.p_keep[is_inside]
     on, off = ((level * factor).astype(np.float32).astype(np.float64) for level in (layer.on, layer.off))  # as scores are kept
     is_on = samples.value >= on
-    return Marked(intervals.runs(samples, on, off), float(weight[is_on].sum()), float(weight[~is_on].sum()))
+    frames = np.stack([stood_for(p_keep[is_on]), stood_for(p_keep[~is_on]), found.looked])
+    return Marked(intervals.runs(samples, on, off), frames)
 
 
 def _sources(catalog: Catalog, step: str) -> dict[str, str]:

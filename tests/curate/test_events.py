@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import chains, events, events_page, layers, open_catalog, scan
+from curate import chains, events, events_page, layers, open_catalog, scan, scores
 from curate.events import Events
 from curate.thumbnails import thumbnails
 from infra import keys
@@ -170,8 +170,8 @@ def test_a_class_a_tag_and_an_expression(catalog: Catalog) -> None:
     put(catalog, [seen, unseen], [gop(clip, 0, 0, [STILL] * 20, 20) for clip in (seen, unseen)],
         frames=[*frames_of(seen, [9, 9, 99, 99]), *frames_of(unseen, [99] * 4)])  # fmt: skip
     box = {"clip_id": seen["clip_id"], "source": "d@1", "x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0}
-    scores = [("person", 5, 0.3), ("person", 5, 0.9), ("person", 10, 0.3), ("dog", 0, 0.9)]
-    rows = [{**box, "det_id": str(i), "class_name": c, "pts": pts, "score": s} for i, (c, pts, s) in enumerate(scores)]
+    boxes = [("person", 5, 0.3), ("person", 5, 0.9), ("person", 10, 0.3), ("dog", 0, 0.9)]
+    rows = [{**box, "det_id": str(i), "class_name": c, "pts": pts, "score": s} for i, (c, pts, s) in enumerate(boxes)]
     catalog.commit({"detections": rows}, [Done("clip", seen["clip_id"], "detect", "e" * 32, 4, 4)])
     people = found(catalog, "person")
     assert ticks(people) == [("a", 5, 15)] and people.rows["peak_pts"].to_list() == [5]  # .3 is above half of .5
@@ -206,9 +206,9 @@ def test_thresholds_follow_darkness_and_hours(catalog: Catalog) -> None:
 def test_the_factor_of_darkness() -> None:
     """Linear between the points, constant outside, 1 where the brightness is unknown."""
     given_ = pl.DataFrame({"b": [None, 0.0, 20.0, 40.0, 60.0, 120.0, 255.0]})
-    factor = given_.select(layers.darkness_factor(pl.col("b"), layers.read_dark("20=4,60=2,120=1")))
+    factor = given_.select(scores.darkness_factor(pl.col("b"), layers.read_dark("20=4,60=2,120=1")))
     assert factor.to_series().to_list() == [1.0, 4.0, 4.0, 3.0, 2.0, 1.0, 1.0]
-    assert given_.select(layers.darkness_factor(pl.col("b"), ())).to_series().to_list() == [1.0] * 7
+    assert given_.select(scores.darkness_factor(pl.col("b"), ())).to_series().to_list() == [1.0] * 7
 
 
 @pytest.mark.parametrize(
@@ -231,12 +231,35 @@ def test_what_is_refused(name: str, how: dict[str, Any], message: str) -> None:
         layers.layer(name, **how)
 
 
-def test_what_a_looked_at_frame_stands_for() -> None:
-    """A sure frame for itself; sampled ones share the others out by 1 / p_keep; without a sample the others stay unknown."""
-    assert layers.weights(np.array([1.0, 1.0]), 10).tolist() == [1, 1]
-    assert layers.weights(np.array([1.0, 1.0, 0.25, 0.25]), 10).tolist() == [1, 1, 4, 4]
-    assert layers.weights(np.array([1.0, 0.5, 0.25]), 10).tolist() == [1, 3, 6]
-    assert layers.weights(np.array([1.0, 0.05]), 2).tolist() == [1, 1]  # the sample made the gate look at all of it
+def test_what_looked_at_frames_stand_for() -> None:
+    """Sure frames stand for themselves, the sample by 1 / p_keep for the rest; without a sample the rest stays unknown."""
+    looked = np.array([1.0, 1.0, 0.25, 0.05, 0.05])
+    whole = scores.stood_for(looked)
+    assert whole.tolist() == [2, 44]
+    assert scores.estimate(scores.stood_for(looked[:1]), whole, 46) == 1
+    assert scores.estimate(scores.stood_for(looked[1:3]), whole, 46) == pytest.approx(1 + 4)
+    assert scores.estimate(scores.stood_for(looked[1:3]), whole, 24) == pytest.approx(1 + 4 / 44 * 22)  # the sample said 44
+    assert scores.estimate(whole, whole, 5) == 5
+    assert scores.estimate(scores.stood_for(looked[:2]), scores.stood_for(looked[:2]), 10) == 2
+
+
+def test_the_share_of_motion_is_estimated_without_bias(catalog: Catalog) -> None:
+    """Of 200 clips a tenth of the GOPs that promise nothing are decoded: the share of what moves in them comes out."""
+    draw = random.Random(11)
+    clips, gops, moving = [], [], 0
+    for i in range(200):
+        clip = clip_row(f"g{i}", 60, recording_id=f"g{i}", camera_id="quiet")
+        clips.append(clip)
+        for number in range(6):
+            is_sure, moves = number == 0, number == 0 or draw.random() < 0.2
+            moving += moves
+            motion = [MOVES if moves else STILL] * 10
+            decoded = is_sure or draw.random() < 0.1
+            gops.append(gop(clip, number, 10 * number, motion if decoded else None, 10, 1.0 if is_sure else 0.1))
+    put(catalog, clips, gops)
+    made = found(catalog).cameras.row(0, named=True)
+    assert made["n_frames"] == 12_000 and made["share_unknown"] == pytest.approx(0)
+    assert made["share_on"] == pytest.approx(moving / 1200, abs=0.08)  # 100 of 1,000 were looked at: a standard error of .033
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -252,7 +275,7 @@ def test_ticks_come_back_from_the_axis(time_base: tuple[int, int], data: st.Data
 def test_where_a_recording_is_cut_does_not_matter(catalog: Catalog) -> None:
     """The same scores cut into clips anywhere, their rows in any order, give the same intervals on the clock."""
     draw = random.Random(4)
-    scores = [draw.choice([0.0, 0.005, 0.015, 0.05]) for _ in range(120)]
+    motion = [draw.choice([0.0, 0.005, 0.015, 0.05]) for _ in range(120)]
     wanted: list[tuple[int, int]] | None = None
     for cuts in ([], [1], [17, 60], [40, 41, 99]):
         edges = [0, *cuts, 120]
@@ -262,7 +285,7 @@ def test_where_a_recording_is_cut_does_not_matter(catalog: Catalog) -> None:
             clip_row(f"{name}-{a}", b - a, camera_id=name, recording_id=name, boot_id="b", seq=i, start_ns=DAY_NS + a * 10**8)
             for i, (a, b) in enumerate(parts)
         ]
-        gops = [gop(clip, 0, 0, scores[a:b], b - a) for clip, (a, b) in zip(clips, parts, strict=True)]
+        gops = [gop(clip, 0, 0, motion[a:b], b - a) for clip, (a, b) in zip(clips, parts, strict=True)]
         draw.shuffle(clips)
         put(catalog, clips, gops)
         rows = found(catalog, merge_s=0.3, least_s=0.4, pad_s=0.2).rows.filter(pl.col("camera_id") == name)
@@ -378,8 +401,9 @@ def test_a_thumbnail_is_the_frame(catalog: Catalog, add_clip: AddClip) -> None:
         made = thumbnails(catalog.store, pool, row, [7, 2])
         assert thumbnails(catalog.store, pool, row, [77]) == {}
     assert sorted(made) == [2, 7] and (made[2].width_px, made[2].height_px, made[2].scale) == (64, 48, 1.0)
-    dark, bright = (np.mean(cv2.imdecode(np.frombuffer(made[pts].jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)) for pts in (2, 7))
-    assert abs(dark - 40) < 8 and abs(bright - 200) < 8
+    dark, bright = (cv2.imdecode(np.frombuffer(made[pts].jpeg, np.uint8), cv2.IMREAD_GRAYSCALE) for pts in (2, 7))
+    assert dark is not None and bright is not None
+    assert abs(dark.mean() - 40) < 8 and abs(bright.mean() - 200) < 8
 
 
 def test_a_real_hallway(shared_data: Path, catalog: Catalog) -> None:
