@@ -13,7 +13,9 @@ frames are decoded again.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -98,7 +100,8 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
                 workers=(1, most),
             )
         )
-    return stages
+    share = min(1.0, cpus / sum(stage.num_cpus for stage in stages))  # one worker of each must fit, however many stages
+    return [dataclasses.replace(stage, num_cpus=math.floor(100 * stage.num_cpus * share) / 100) for stage in stages]
 
 
 class OnFrames:
