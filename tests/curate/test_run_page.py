@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +25,14 @@ from infra import keys
 from infra.catalog import Catalog
 from infra.cli import main
 from infra.clock import FakeClock
+from infra.demo import card
 from infra.errors import UsageError
 from infra.records import Sidecar
 from infra.settings import Settings
 from tests.curate.conftest import write_clip
 
 AddClip = Callable[..., str]
+GUIDE = Path(__file__).resolve().parents[2] / "infra" / "docs" / "guides" / "curate.md"
 FLASHING = ([20] * 5 + [220] * 5) * 3
 
 
@@ -176,3 +180,15 @@ class TestFollow:
         assert follow.register_arrived(catalog, clock=FakeClock()) is None
         shutil.rmtree(tmp_path / "store" / "clips" / "pond")  # a clip whose object is gone is left to `camloop ingest`
         assert follow.register_arrived(catalog, clock=FakeClock()) is None
+
+
+def test_the_guide_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the guide of curation, in order, in one empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"^```console\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for argv in (shlex.split(line[2:]) for line in block.splitlines() if line.startswith("$ ")):
+            if argv[0] == "python":
+                card.fill(Path(argv[3]), 2, seed=3)
+            else:
+                assert argv[0] == "camloop" and main(argv[1:]) == 0, argv
+    assert "Funnel" in Path("run.html").read_text()
