@@ -40,6 +40,7 @@ _SCHEMA: Final = pl.Schema({
     "factor": pl.String, "clip_id": pl.String, "pts": pl.Int64, "group": pl.String, "weight_s": pl.Float64,
     "tag": pl.String, "truth": pl.String, "score": pl.Float32,
 })  # fmt: skip
+_KEY: Final = ["clip_id", "pts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,24 +90,33 @@ def pairs(footage: Footage, sheet: Sheet) -> pl.DataFrame:
         factor, clip_id, pts, group (its recording), weight_s (seconds of footage that it stands for), tag (the machine's or
         the registry's value, may be null), truth (the person's), score (of the tag, null where it has none).
     """
-    said = footage.frames.lazy()
-    made = views.frames_view(footage.catalog, human=False)
+    spoken = footage.catalog.scan("labels", ["clip_id", "factor"]).filter(pl.col("factor").is_not_null()).collect()
+    clip_ids = spoken["clip_id"].unique().sort().to_list()  # few clips are labelled: only theirs are read
+    said, made = (view.filter(pl.col("clip_id").is_in(clip_ids)) for view in (
+        footage.frames.lazy(), views.frames_view(footage.catalog, human=False),
+    ))  # fmt: skip
     here, machine = said.collect_schema().names(), made.collect_schema().names()
-    scores = footage.catalog.scan("tags", ["clip_id", "pts", "factor", "name", "score", "source"])
-    found = [pl.DataFrame(schema=_SCHEMA)]
-    for factor in sheet.factors:
-        if f"{factor.name}_source" not in here:
-            continue  # nobody said anything about it yet, or a column of the floor has its name
-        truth = said.filter(pl.col(f"{factor.name}_source") == "human").select(
-            "clip_id", "pts", group=pl.coalesce("recording_id", "clip_id"), weight_s="footage_s", truth=pl.col(factor.name)
-        )
-        tag = pl.col(factor.name) if factor.name in machine else pl.lit(None, pl.String)
-        own = scores.filter(pl.col("factor") == factor.name, pl.col("source") == factor.source, pl.col("pts").is_not_null())
-        own = own.select("clip_id", "pts", "score", tag="name").unique(["clip_id", "pts", "tag"], keep="first")
-        joined = truth.join(made.select("clip_id", "pts", tag=tag), on=["clip_id", "pts"], how="left")
-        joined = joined.join(own, on=["clip_id", "pts", "tag"], how="left").with_columns(factor=pl.lit(factor.name))
-        found.append(joined.select(list(_SCHEMA)).cast(_SCHEMA).collect())
-    return pl.concat(found).sort("factor", "clip_id", "pts")
+    named = [factor for factor in sheet.factors if f"{factor.name}_source" in here]  # else: nobody ever said anything
+    truths = said.select(
+        "clip_id", "pts", *(pl.when(pl.col(f"{f.name}_source") == "human").then(f.name).alias(f.name) for f in named),
+        group=pl.coalesce("recording_id", "clip_id"), weight_s="footage_s",
+    ).collect()  # fmt: skip
+    tags = made.select(*_KEY, *(pl.col(f.name).alias(f"_{f.name}") for f in named if f.name in machine)).collect()
+    scores = footage.catalog.scan("tags", [*_KEY, "factor", "name", "score", "source"]).filter(
+        pl.col("clip_id").is_in(clip_ids), pl.col("pts").is_not_null(), pl.col("score").is_not_null()
+    ).collect()  # fmt: skip
+    joined = truths.join(tags, on=_KEY, how="left")
+    found = [pl.DataFrame(schema=_SCHEMA), *(_pairs_of(factor, joined, scores) for factor in named)]
+    return pl.concat(found).sort("factor", *_KEY)
+
+
+def _pairs_of(factor: Factor, joined: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    tag = pl.col(f"_{factor.name}") if f"_{factor.name}" in joined.columns else pl.lit(None, pl.String)
+    own = scores.filter(pl.col("factor") == factor.name, pl.col("source") == factor.source)
+    own = own.select(*_KEY, "score", tag="name").unique([*_KEY, "tag"], keep="first")
+    rows = joined.filter(pl.col(factor.name).is_not_null()).with_columns(truth=pl.col(factor.name), tag=tag)
+    rows = rows.join(own, on=[*_KEY, "tag"], how="left").with_columns(factor=pl.lit(factor.name))
+    return rows.select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 def measure(rows: pl.DataFrame, sheet: Sheet) -> list[TagQuality]:
