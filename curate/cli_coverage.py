@@ -74,7 +74,7 @@ def find(
     Raises:
         UsageError: no kept frames; a sheet over columns that are not there; no such selection; a price that is none.
     """
-    from curate import costs, coverage, datasets, tag_quality
+    from curate import costs, coverage, datasets, tag_quality, usual
     from curate import curated as against
     from curate.coverage_page import Findings
 
@@ -95,7 +95,7 @@ def find(
         store=footage.catalog.store.url, sheet_name=sheet_name, sheet=sheet, coverage=found, quality=quality,
         calibration=tag_quality.calibrate(rows, sheet), tags=tags, bills=bills, spent=costs.spent(footage.catalog, machine_usd),
         wishes=coverage.wishes(found, clip_s=clip_s), difference=difference, slices=slices_text(sheet),
-        vault=str(footage.vault_state()),
+        vault=str(footage.vault_state()), unusual=usual.notes(usual.by_day(footage)),
     )  # fmt: skip
 
 
@@ -161,6 +161,8 @@ def _say(context: Context, findings: Findings) -> None:
             f"{'missing' if wish.certain else 'perhaps missing'}: {wish.reason}: {wish.quota} clips"
             + (f" where {wish.where}" if wish.where else "")
         )
+    for camera_id, day, what in findings.unusual[:10]:
+        out.line(f"unlike itself: camera {camera_id} on {day}: {what}")
     for tags, bills in zip(findings.tags, findings.bills, strict=True):
         priced = [
             (f"{tags.n_pictures:,}", bill.way, f"{bill.saved_hours:,.1f}", f"{bill.saved_usd:,.2f}",
@@ -191,6 +193,7 @@ def _document(findings: Findings) -> dict[str, Any]:
             {**dataclasses.asdict(tags), "ways": [dataclasses.asdict(bill) for bill in bills]}
             for tags, bills in zip(findings.tags, findings.bills, strict=True)
         ],
+        "unusual": [dict(zip(("camera_id", "day", "what"), row, strict=True)) for row in findings.unusual],
         "machine": {**dataclasses.asdict(findings.spent), "usd": findings.spent.usd},
         "curated": None if findings.difference is None else {
             "distance": findings.difference.distance, "table": findings.difference.table.to_dicts(),

@@ -39,6 +39,7 @@ class Findings:
     spent: Spent
     wishes: Sequence[Wish]
     slices: str
+    unusual: Sequence[tuple[str, str, str]] = ()
     difference: Difference | None = None
     vault: str = ""
 
@@ -48,7 +49,7 @@ def html(findings: Findings) -> str:
     body = [_head(findings), *_missing(findings), "<h2>Factors</h2>"]
     body += [_factor(findings, factor) for factor in findings.sheet.factors]
     body += [*_combinations(findings), *_belief(findings), *_calibration(findings), *_money(findings)]
-    body += [*_curated(findings), *_slices(findings)]
+    body += [*_unusual(findings), *_curated(findings), *_slices(findings)]
     return page.page(
         "Coverage", body, lead=f"{findings.store}, by {findings.sheet_name}: what was expected, and what is there."
     )
@@ -268,6 +269,16 @@ def _money(findings: Findings) -> list[str]:
         f"${spent.usd:,.2f} at ${spent.usd_per_hour:.2f} an hour, whatever their tags are worth.</p>"
     )
     return parts
+
+
+def _unusual(findings: Findings) -> list[str]:
+    if not findings.unusual:
+        return []
+    lead = (
+        "<p>Days on which a camera's picture differs from the same camera's other days at the same hours. Worth a look; "
+        "the limits are judgement. A camera that was only turned does not show here.</p>"
+    )
+    return ["<h2>Cameras unlike themselves</h2>", lead, page.table(["camera", "day, UTC", "what"], findings.unusual)]
 
 
 def _curated(findings: Findings) -> list[str]:
