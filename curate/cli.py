@@ -67,7 +67,8 @@ def _view(arguments: argparse.Namespace, context: Context) -> View:
     if arguments.vault:
         with recorded(footage.catalog, "vault", vars(arguments), clock=context.clock) as run:
             run.outputs["vault"] = str(footage.vault_state())
-    view = footage.view(arguments.unit).counting(arguments.min_score)
+    view = cli_intervals.view(footage, arguments) if arguments.intervals else footage.view(arguments.unit)
+    view = view.counting(arguments.min_score)
     return view.where(arguments.where) if arguments.where else view
 
 
@@ -144,6 +145,7 @@ def sample(parser: argparse.ArgumentParser) -> None:
         "--split-by", metavar="COLUMN", help="what stays together: recording_id, camera_id, day, site, source_group"
     )
     parser.add_argument("--force-leak", action="store_true", help="keep a split that leaks; the selection says so for ever")
+    cli_intervals.add_arguments(parser, pages=False)
     parser.set_defaults(run=run_sample)
 
 
@@ -153,6 +155,8 @@ def run_sample(arguments: argparse.Namespace, context: Context) -> int:
     from curate.split import parse_shares
     from infra.runs import recorded
 
+    if not arguments.intervals:
+        cli_intervals.refuse_alone(arguments)
     view = _view(arguments, context)
     catalog = view.footage.catalog
     with recorded(catalog, "sample", vars(arguments), clock=context.clock) as run:

@@ -11,7 +11,7 @@ from infra.errors import UsageError
 if TYPE_CHECKING:
     from curate.events import Events
     from curate.layers import Layer
-    from curate.query import View
+    from curate.query import Footage, View
     from infra.console import Context
 
 LISTED: Final = 40  # rows on a terminal without --list
@@ -22,9 +22,9 @@ _CSV: Final = (
 )  # fmt: skip
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what belongs to --intervals."""
-    group = parser.add_argument_group("events (WHERE then holds for the intervals; --csv, --list and --by work on them)")
+def add_arguments(parser: argparse.ArgumentParser, *, pages: bool = True) -> None:
+    """Add what belongs to --intervals; `pages`: also what is written of it."""
+    group = parser.add_argument_group("events (WHERE, --by and the like then hold for the intervals)")
     group.add_argument(
         "--intervals", metavar="LAYER", help="motion, a class such as person, or an expression such as \"lighting = 'night'\""
     )
@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dark", metavar="B=F,...", help="thresholds times F at brightness B (0..255), such as 20=4,60=2,120=1")
     group.add_argument("--hours", metavar="T-T=F,...", help="thresholds times F at these local hours, such as 22:00-06:00=3")
     group.add_argument("--join-s", type=float, metavar="S", help="a camera's clips at most S seconds apart are one recording")
+    if not pages:
+        return
     group.add_argument("--page", type=Path, metavar="FILE", help="write an HTML page of events with pictures")
     group.add_argument("--page-most", type=int, metavar="N", help="with at most N of them (default 200)")
 
@@ -48,25 +50,28 @@ def refuse_alone(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: one of them was given.
     """
-    given = [f"--{name.replace('_', '-')}" for name in _OWN if getattr(arguments, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in _OWN if getattr(arguments, name, None) is not None]
     if given:
         raise UsageError(f"{', '.join(given)}: only together with --intervals LAYER, such as --intervals motion")
 
 
-def run(view: View, arguments: argparse.Namespace, context: Context) -> int:
-    """Run `camloop query --intervals`; `view` has the where-expression and the vault's state."""
+def run(asked: View, arguments: argparse.Namespace, context: Context) -> int:
+    """Run `camloop query --intervals` on what `asked` returned, narrowed by the where-expression."""
     from curate import events
 
-    layer, out = _layer(arguments), context.out
+    layer, out = asked.layer, context.out
+    assert layer is not None
     for path in filter(None, (arguments.csv, arguments.page)):
         if not path.parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")
-    visible = view.footage.clips.lazy().select("clip_id").collect()["clip_id"].to_list()
-    found = events.find(view.footage.catalog, layer, visible)
-    asked = view.footage.events(arguments.intervals, **_given(arguments)).counting(view.min_score).where(view.text)
-    if view.text:
+    visible = asked.footage.clips.lazy().select("clip_id").collect()["clip_id"].to_list()
+    found = events.find(asked.footage.catalog, layer, visible)
+    if asked.text:
         found = found.only(asked.lazy().select("event_id", "clip_id", "start_pts").collect())
-    document = _say(found, layer, view, arguments, context)
+    document = _say(found, layer, asked, arguments, context)
+    if arguments.columns:
+        document["columns"] = asked.columns
+        out.line(", ".join(asked.columns))
     if arguments.by:
         made = asked.distribution(by=arguments.by)
         document["distribution"] = made.table.to_dicts()
@@ -82,7 +87,7 @@ def run(view: View, arguments: argparse.Namespace, context: Context) -> int:
 
         most = events_page.MOST if arguments.page_most is None else arguments.page_most
         arguments.page.write_text(
-            events_page.render(view.footage.catalog, layer, found, where=view.text, most=most), encoding="utf-8"
+            events_page.render(asked.footage.catalog, layer, found, where=asked.text, most=most), encoding="utf-8"
         )
         document["page"] = str(arguments.page)
         out.line(f"written: {arguments.page}")
@@ -90,26 +95,28 @@ def run(view: View, arguments: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword arguments of `layers.layer` that were given."""
+def view(footage: Footage, arguments: argparse.Namespace) -> View:
+    """Return the intervals that were asked for.
+
+    Raises:
+        UsageError: another unit, or a page that nobody wants.
+        QueryError: a layer or a number that cannot be.
+    """
     from curate.layers import read_dark, read_hours
 
-    if arguments.page_most is not None and (arguments.page_most < 1 or not arguments.page):
-        raise UsageError(f"--page-most {arguments.page_most}: legal: 1 or more, together with --page FILE")
+    if arguments.unit == "clip":
+        raise UsageError("--unit clip: with --intervals a row is an interval; leave one of them out")
+    most = getattr(arguments, "page_most", None)
+    if most is not None and (most < 1 or not arguments.page):
+        raise UsageError(f"--page-most {most}: legal: 1 or more, together with --page FILE")
     given = {name: getattr(arguments, name) for name in _OWN[:8] if getattr(arguments, name) is not None}
     for name, read in (("dark", read_dark), ("hours", read_hours)):
         if name in given:
             given[name] = read(given[name])
-    return given
+    return footage.events(arguments.intervals, **given)
 
 
-def _layer(arguments: argparse.Namespace) -> Layer:
-    from curate.layers import layer
-
-    return layer(arguments.intervals, **_given(arguments))
-
-
-def _say(found: Events, layer: Layer, view: View, arguments: argparse.Namespace, context: Context) -> dict[str, Any]:
+def _say(found: Events, layer: Layer, asked: View, arguments: argparse.Namespace, context: Context) -> dict[str, Any]:
     """Print what was found; return the document."""
     import dataclasses
 
@@ -119,7 +126,7 @@ def _say(found: Events, layer: Layer, view: View, arguments: argparse.Namespace,
     n_events = table["event_id"].n_unique()
     totals = {name: float(found.cameras[name].sum()) for name in ("footage_s", "on_s", "unknown_s")}
     counted = f"{n_events:,} event{'s' if n_events != 1 else ''} of {layer.name} ({describe(layer).rstrip('.')})"
-    out.line(f"{counted}   ({view.footage.vault_state()})")
+    out.line(f"{counted}   ({asked.footage.vault_state()})")
     out.table(
         "", ["camera", "events", "footage", "in events", "not looked at", "frames on", "off", "unknown"],
         [
@@ -142,9 +149,9 @@ def _say(found: Events, layer: Layer, view: View, arguments: argparse.Namespace,
     if shown.height < table.height:
         out.line(f"... and {table.height - shown.height:,} more (--list N, --csv FILE)")
     return {
-        "layer": layer.name, "parameters": dataclasses.asdict(layer), "where": view.text, "n_events": n_events,
+        "layer": layer.name, "parameters": dataclasses.asdict(layer), "where": asked.text, "n_events": n_events,
         "n_intervals": table.height, **totals, "cameras": found.cameras.to_dicts(), "intervals": table.to_dicts(),
-        "vault": str(view.footage.vault_state()),
+        "vault": str(asked.footage.vault_state()),
     }  # fmt: skip
 
 

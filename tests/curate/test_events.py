@@ -349,6 +349,8 @@ def test_the_command(catalog: Catalog, add_clip: AddClip, tmp_path: Path, capsys
     assert main(narrowed) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["n_events"] == 1 and document["on_s"] == 1.0 and document["distribution"][0]["rows"] == 1
+    assert main(["sample", "moves", "all", "--intervals", "motion", "--purpose", "label", "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_rows"] == 2
 
 
 def test_a_page_shows_words_of_others_as_text(catalog: Catalog) -> None:
@@ -378,6 +380,7 @@ def test_lengths_and_times_for_people() -> None:
     [
         (["--on", ".1"], "--on: only together with --intervals"),
         (["--intervals", "motion", "--off", "2"], "off <= on"),
+        (["--intervals", "motion", "--unit", "clip"], "a row is an interval"),
         (["--intervals", "motion", "--dark", "20"], "BRIGHTNESS=FACTOR"),
         (["--intervals", "motion", "--hours", "9-10=2"], "HH:MM-HH:MM=FACTOR"),
         (["--intervals", "motion", "--page-most", "3"], "together with --page"),

@@ -131,6 +131,21 @@ def test_whatever_the_scores(values: list[float | None], merge: int, least: int,
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
+@given(values=scores, hold=ticks)
+def test_switching_is_what_a_switch_does(values: list[float | None], hold: int) -> None:
+    """The same as going through the samples one by one with a switch in the hand."""
+    made = samples(values)
+    shape = np.ones(len(made.start))
+    state, before, expected = False, 0, []
+    for start, end, value in zip(made.start.tolist(), made.end.tolist(), made.value.tolist(), strict=True):
+        state = state and (not expected or start - before <= hold)
+        state = value >= 0.5 or (state and value >= 0.2)
+        before = end
+        expected.append(state)
+    assert intervals.switched(made, shape * 0.5, shape * 0.2, hold).tolist() == expected
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(values=scores, cut_at=st.integers(0, 40), merge=ticks, pad=ticks)
 def test_runs_say_what_samples_say(values: list[float | None], cut_at: int, merge: int, pad: int) -> None:
     """Put together, also in two parts, they give the same intervals and peaks as the samples one by one."""
