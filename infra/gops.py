@@ -32,7 +32,7 @@ def open_gops(path: Path | str, threads: int = 1) -> Iterator[Gops]:
         MediaError: not a clip, or over a limit; also for whatever FFmpeg raises inside the block.
     """
     path = Path(path)
-    with opened(path, threads) as (container, stream):
+    with opened(path, threads, is_known=True) as (container, stream):
         yield Gops(container, stream, path)
 
 
