@@ -189,6 +189,30 @@ def test_a_class_a_tag_and_an_expression(catalog: Catalog) -> None:
         found(catalog, "wether = 'rain'")
 
 
+def test_a_kept_frame_says_nothing_about_a_gop_that_nobody_decoded(catalog: Catalog) -> None:
+    """It holds until the next kept frame, but not into the dark, and not over a long drop-out."""
+    clip = clip_row("a", 60)
+    frames = [{"clip_id": clip["clip_id"], "pts": pts, "brightness": 9.0, "p_keep": 0.2} for pts in (0, 5, 10, 25, 30, 35)]
+    gops = [gop(clip, 0, 0, [STILL] * 12, 12), gop(clip, 1, 12, None, 8), gop(clip, 2, 20, [STILL] * 40, 40)]
+    put(catalog, [clip], gops, frames=frames)
+    made = found(catalog, "brightness < 50")
+    assert ticks(made) == [("a", 0, 12), ("a", 25, 55)]  # 12 to 20 is dark, 20 to 25 has no kept frame; 55 = 35 + 4 x 5
+    assert made.cameras["unknown_s"].to_list() == [pytest.approx(1.8)]
+    assert made.rows["end_known"].to_list() == [False, False]
+
+
+def test_a_late_clip_gives_the_rows_that_it_would_have_given(catalog: Catalog) -> None:
+    """Three clips of a recording, the middle one last: nothing remembers in what order they came."""
+    clips = [clip_row(name, 20, boot_id="b", seq=i, start_mono_ns=i * 2 * 10**9) for i, name in enumerate("abc")]
+    gops = {clip["clip_id"]: gop(clip, 0, 0, [MOVES] * 20, 20) for clip in clips}
+    for i in (0, 2):
+        put(catalog, [clips[i]], [gops[clips[i]["clip_id"]]])
+    assert found(catalog).rows["event_id"].n_unique() == 2
+    put(catalog, [clips[1]], [gops[clips[1]["clip_id"]]])
+    made = found(catalog)
+    assert made.rows["event_id"].n_unique() == 1 and ticks(made) == [("a", 0, 20), ("b", 0, 20), ("c", 0, 20)]
+
+
 def test_thresholds_follow_darkness_and_hours(catalog: Catalog) -> None:
     """The same score is motion by day and noise at night: by brightness of the nearest kept frame, and by local hour."""
     night, day = clip_row("a", 20, start_ns=DAY_NS - 6 * 3600 * 10**9), clip_row("b", 20, recording_id="s", start_ns=DAY_NS)
