@@ -136,7 +136,8 @@ def test_switching_is_what_a_switch_does(values: list[float | None], hold: int) 
     """The same as going through the samples one by one with a switch in the hand."""
     made = samples(values)
     shape = np.ones(len(made.start))
-    state, before, expected = False, 0, []
+    expected: list[bool] = []
+    state, before = False, 0
     for start, end, value in zip(made.start.tolist(), made.end.tolist(), made.value.tolist(), strict=True):
         state = state and (not expected or start - before <= hold)
         state = value >= 0.5 or (state and value >= 0.2)
