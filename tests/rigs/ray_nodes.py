@@ -90,8 +90,8 @@ class Cluster:
     def n_alive(self) -> int:
         """Return how many machines the cluster has, 0 while there is none."""
         code = (
-            "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); "
-            "print('ALIVE', sum(node['Alive'] for node in ray.nodes()))"
+            "import os, ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); "
+            "print('ALIVE', sum(node['Alive'] for node in ray.nodes()), flush=True); os._exit(0)"  # a farewell may hang
         )
         asked = subprocess.run(
             inside(HEAD, [sys.executable, "-c", code, self.address]),
