@@ -39,18 +39,12 @@ import difflib
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, get_args
 
 from curate.sheet_lines import Lines
 from infra import where
 from infra.errors import CamloopError, UsageError
 from infra.keys import json_sha256
-
-if TYPE_CHECKING:
-    import polars as pl
 
 VERSION = 1
 Origin = Literal["lighting", "prompts", "rule", "camera", "sun"]
@@ -138,23 +132,36 @@ class Sheet:
         """Return the factors that come from `origin`."""
         return tuple(factor for factor in self.factors if factor.origin == origin)
 
-    def columns(self, *, combinations: bool = True) -> dict[str, str]:
-        """Return the columns that rules and combinations name, other than factors and counts: name -> where it stands."""
+    def columns(self) -> dict[str, str]:
+        """Return the columns that rules and combinations name, other than the sheet's factors: name -> where it stands."""
         named = {column: factor.at for factor in self.factors for _, rule in factor.rules for column in rule.columns}
-        if combinations:
-            named |= {column: each.at for each in self.combinations for column in each.where.columns}
+        named |= {column: each.at for each in self.combinations for column in each.where.columns}
         own = {factor.name for factor in self.factors}
-        return {column: at for column, at in named.items() if column not in own and not column.startswith("n_")}
+        return {column: at for column, at in named.items() if column not in own}
 
     def check_columns(self, known: Collection[str]) -> None:
-        """Refuse a rule or combination over a column that is not there.
+        """Refuse a rule or combination over a column that is not there; counts (`n_<class>`) are `check_classes`' to judge.
 
         Raises:
             UsageError: it names the line, the column and near names.
         """
         for column, at in self.columns().items():
-            if column not in known:
+            if column not in known and not column.startswith("n_"):
                 raise UsageError(f"{at}: there is no column or factor {column!r}; {_near(column, known)}")
+
+    def check_classes(self, known: Collection[str], detector: str) -> None:
+        """Refuse a rule or combination over the count of a class that the detector does not know: it would be 0 for ever.
+
+        Args:
+            known: the counts that the detector makes, n_<class>.
+            detector: what messages call it.
+
+        Raises:
+            UsageError: it names the line, the column and near names.
+        """
+        for column, at in self.columns().items():
+            if column.startswith("n_") and column not in known:
+                raise UsageError(f"{at}: {detector} knows no class behind {column!r}; {_near(column, known)}")
 
 
 def parse(text: str, *, name: str = "factors.toml") -> Sheet:
@@ -335,51 +342,3 @@ class _Reader:
             except CamloopError as error:
                 raise UsageError(f"{self._at('rules', rule['value'])}: rule for {rule['value']!r}: {error}") from error
         return tuple(made)
-
-
-def by_rules(factor: Factor, schema: pl.Schema) -> pl.Expr:
-    """Return the expression that gives the value of the first rule that holds, null when none does.
-
-    Args:
-        factor: one with origin "rule".
-        schema: of `infra.views.frames_view`, whose columns the rules name.
-
-    Raises:
-        QueryError: a rule names a column that is not there.
-    """
-    import polars as pl
-
-    conditions = [pl.when(expression.to_polars(schema)).then(pl.lit(value)) for value, expression in factor.rules]
-    return pl.coalesce(conditions)
-
-
-def by_prompts(
-    factor: Factor, images: NDArray[np.float32], texts: NDArray[np.float32], scale: float
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return for each picture the index of its best value and that value's probability.
-
-    The sentences of a value are averaged before they are compared, as for the ensembles of prompts of CLIP's authors
-    (Radford and others, 2021, section 3.1.4): one unit vector per value.
-
-    Args:
-        factor: one with origin "prompts".
-        images: float32 (N, dim) embeddings, unit length.
-        texts: float32 (n sentences, dim) in the order of `factor.sentences`, unit length.
-        scale: the model's logit scale (its temperature), as a factor.
-
-    Returns:
-        int64 (N,) indices into `factor.prompts` and float32 (N,) probabilities; the floor is the caller's to apply.
-    """
-    logits = scale * (images @ _one_per_value(factor, texts).T)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probs = weights / weights.sum(axis=1, keepdims=True)
-    best = probs.argmax(axis=1)
-    return best.astype(np.int64), probs[np.arange(len(best)), best].astype(np.float32)
-
-
-def _one_per_value(factor: Factor, texts: NDArray[np.float32]) -> NDArray[np.float32]:
-    counts = [len(sentences) for sentences in factor.prompts.values()]
-    if max(counts) == 1:
-        return texts
-    means = np.stack([part.mean(axis=0) for part in np.split(texts, np.cumsum(counts)[:-1])])
-    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)

@@ -27,7 +27,7 @@ from infra import keys
 from infra.catalog import Catalog
 from infra.errors import Refused, UsageError
 from infra.regions import Region
-from infra.views import FRAME_MEASURES, clips_view, frames_view
+from infra.views import FRAME_MEASURES, class_column, clips_view, frames_view
 
 Step = Literal["scan", "detect", "embed", "tag"]
 STEPS: tuple[Step, ...] = ("scan", "detect", "embed", "tag")
@@ -211,7 +211,7 @@ def make(catalog: Catalog, options: Options, *, only: Collection[str] | None = N
         live.setdefault(row["scope_id"], {})[row["step"]] = row["fingerprint"]
     failed = set() if options.retry else set(catalog.scan("failures", ["failure_id"]).collect()["failure_id"])
     if "tag" in options.steps:
-        _check_sheet(catalog, options.sheet)
+        _check_sheet(catalog, options)
         if options.sheet.of("sun"):
             for clip_id, place in daylight.fingerprints(catalog).items():
                 live.setdefault(clip_id, {})["sun"] = place
@@ -268,10 +268,14 @@ def _missing(options: Options, live: Mapping[str, str], masks: Sequence[Region] 
     return missing, False
 
 
-def _check_sheet(catalog: Catalog, sheet: factors.Sheet) -> None:
-    """Refuse, before anything is decoded, a sheet over columns that nobody has, or over the sun where no place is known."""
-    if sheet.columns().keys() - set(FRAME_MEASURES):
+def _check_sheet(catalog: Catalog, options: Options) -> None:
+    """Refuse, before anything is decoded, a sheet over columns or classes that nobody has, or over the sun without a place."""
+    sheet, named = options.sheet, options.sheet.columns().keys() - set(FRAME_MEASURES)
+    if any(not column.startswith("n_") for column in named):
         sheet.check_columns(frames_view(catalog).collect_schema().names())
+    if "detect" in options.steps and options.detector and any(column.startswith("n_") for column in named - {"n_person"}):
+        known = [class_column(name) for name in detect.describe(options.detector).classes]
+        sheet.check_classes([*known, "n_person"], options.detector.path.name)
     for factor in sheet.of("sun"):
         daylight.check(catalog, factor.at)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from curate import daylight, factors, plan
+from curate.detect import read_weights
 from curate.plan import Options
 from curate.query import open_catalog as open_footage
 from curate.run import curate
@@ -110,3 +113,18 @@ def test_a_column_that_nobody_has_is_refused_first(catalog: Catalog, add_clip: C
     with pytest.raises(UsageError, match="line 1: factor x: there is no column or factor 'brightnes'; did you mean brightness"):
         curate(catalog, wanted, Settings())
     assert not catalog.done("scan")
+
+
+def test_a_class_that_the_detector_does_not_know_is_refused_first(
+    catalog: Catalog, add_clip: Callable[..., str], tiny_detector: Path
+) -> None:
+    """n_cat would count 0 for ever: the line and the file are named, and nothing was scanned; n_car is known."""
+    add_clip(catalog, "a", [90] * 20)
+    text = "[factor.x]\nfrom = 'rule'\nrules = [{ value = 'u', where = 'n_CLASS > 3' }]"
+    wanted = Options(
+        steps=("scan", "detect", "tag"), detector=read_weights(tiny_detector), sheet=factors.parse(text.replace("CLASS", "cat"))
+    )
+    with pytest.raises(UsageError, match=r"line 1: factor x: tiny.onnx knows no class behind 'n_cat'; did you mean n_car"):
+        curate(catalog, wanted, Settings())
+    assert not catalog.done("scan")
+    assert plan.make(catalog, dataclasses.replace(wanted, sheet=factors.parse(text.replace("CLASS", "car")))).works

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate import factors
+from curate import factors, tagging
 from curate.plan import Options
 from curate.sheet_lines import Lines
 from infra.errors import QueryError, UsageError
@@ -103,16 +103,16 @@ def test_the_first_rule_that_holds_gives_the_value() -> None:
     """Null where the detector did not look: unknown stays unknown."""
     people = factors.parse(SHEET).factors[0]
     rows = pl.DataFrame({"n_person": [0, 2, None]})
-    assert rows.select(factors.by_rules(people, rows.schema)).to_series().to_list() == ["none", "some", None]
+    assert rows.select(tagging.by_rules(people, rows.schema)).to_series().to_list() == ["none", "some", None]
     with pytest.raises(QueryError, match="n_person"):
-        factors.by_rules(people, pl.Schema({"n_persons": pl.Int64}))
+        tagging.by_rules(people, pl.Schema({"n_persons": pl.Int64}))
 
 
 def test_prompts_are_compared_by_softmax() -> None:
     """Cosines of 1 and 0 at scale 2 give e^2 / (e^2 + 1)."""
     weather = factors.parse(SHEET).factors[1]
     images = np.array([[1, 0], [0, 1]], np.float32)
-    best, probs = factors.by_prompts(weather, images, np.eye(2, dtype=np.float32), 2.0)
+    best, probs = tagging.by_prompts(weather, images, np.eye(2, dtype=np.float32), 2.0)
     assert best.tolist() == [0, 1]
     np.testing.assert_allclose(probs, np.exp(2) / (np.exp(2) + 1), rtol=1e-6)
 
@@ -124,7 +124,7 @@ def test_several_sentences_of_a_value_are_averaged() -> None:
     assert weather.sentences == ["a photo in clear weather", "rain", "a wet lens"]
     texts = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], np.float32)
     images = np.array([[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], np.float32)
-    best, probs = factors.by_prompts(weather, images, texts, 3.0)
+    best, probs = tagging.by_prompts(weather, images, texts, 3.0)
     assert best.tolist() == [1, 0]
     np.testing.assert_allclose(probs, np.exp(3) / (np.exp(3) + 1), rtol=1e-5)
 
@@ -161,11 +161,16 @@ def test_columns_are_checked_before_anything_is_decoded() -> None:
     """A rule or combination over a column that nobody has is refused with its line; counts and factors are known."""
     text = SHEET + "[[combination]]\nname = 'x'\nwhere = \"people = 'some' and n_dog = 0 and brightnes < 3\"\n"
     sheet = factors.parse(text)
-    assert list(sheet.columns()) == ["brightnes"] and sheet.columns(combinations=False) == {}
+    assert set(sheet.columns()) == {"n_person", "n_dog", "brightnes"}
     with pytest.raises(
         UsageError, match="line 14: combination 'x': there is no column or factor 'brightnes'; did you mean brightness"
     ):
         sheet.check_columns(["brightness", "site"])
+    sheet.check_classes(["n_person", "n_dog"], "yolo.onnx")
+    with pytest.raises(
+        UsageError, match=r"line 14: combination 'x': yolo.onnx knows no class behind 'n_dog'; did you mean n_dogs"
+    ):
+        sheet.check_classes(["n_person", "n_dogs"], "yolo.onnx")
 
 
 def test_prompts_without_a_model_name_their_line() -> None:
