@@ -7,6 +7,8 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curate import audit
 from curate.audit import Estimate, looks_needed, recall_of, total
@@ -100,3 +102,19 @@ def test_how_many_looks_show_a_recall() -> None:
     assert looks_needed(950, 90_000, 0.95, n_looked=1_000, n_found=10) is None
     with_misses = looks_needed(950, 9_000, 0.95, n_looked=1_000, n_found=3)
     assert with_misses is not None and with_misses > (looks_needed(950, 9_000, 0.95) or 0)
+
+
+@given(
+    p=st.lists(st.floats(0.01, 1), max_size=30),
+    least_p=st.floats(0.01, 1),
+    most=st.floats(1, 20),
+    unseen=st.integers(0, 100_000),
+)
+def test_an_interval_is_one(p: list[float], least_p: float, most: float, unseen: int) -> None:
+    """It holds its estimate, between what was found and what can be, and grows with what one more unit may weigh."""
+    least_p = min([least_p, *p])
+    made = total(p, least_p=least_p, most_positive=most, unseen=unseen)
+    assert len(p) <= made.low <= made.high <= len(p) + unseen
+    assert made.low - 1 <= made.value <= made.high + 1
+    assert total(p, least_p=least_p, most_positive=most + 1, unseen=unseen).high >= made.high
+    assert total(p, least_p=least_p / 2, most_positive=most, unseen=unseen).high >= made.high
