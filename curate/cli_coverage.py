@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coverage", type=Path, metavar="FILE", help="write this HTML page and print its tables")
     group.add_argument("--factors", type=Path, metavar="FILE", help="factor sheet (TOML); by default lighting and people")
     group.add_argument("--curated", metavar="NAME", help="a selection to hold against the footage that it was drawn from")
+    group.add_argument(
+        "--drawn-by", metavar="NAME", help="the selection that labels were drawn by: only its rows judge tags, by 1/p"
+    )
     group.add_argument("--overlap", type=int, default=3, metavar="N", help="people who say each tag on Mechanical Turk (3)")
     group.add_argument("--machine-usd", type=float, default=0.40, metavar="USD", help="price of a machine hour (.40)")
 
@@ -36,10 +39,10 @@ def refuse_alone(arguments: argparse.Namespace) -> None:
     """Refuse the arguments of the page without the page.
 
     Raises:
-        UsageError: --factors or --curated without --coverage.
+        UsageError: --factors, --curated or --drawn-by without --coverage.
     """
-    for option in ("factors", "curated"):
-        if getattr(arguments, option) is not None:
+    for option in ("factors", "curated", "drawn-by"):
+        if getattr(arguments, option.replace("-", "_")) is not None:
             raise UsageError(f"--{option} belongs to the coverage page: add --coverage FILE.html")
 
 
@@ -56,8 +59,8 @@ def run(arguments: argparse.Namespace, context: Context, footage: Footage) -> in
         raise UsageError(f"--factors {arguments.factors}: {error}") from error
     name = str(arguments.factors or "the default sheet")
     findings = find(
-        footage, factors.parse(text, name=name), sheet_name=name, curated=arguments.curated, overlap=arguments.overlap,
-        machine_usd=arguments.machine_usd,
+        footage, factors.parse(text, name=name), sheet_name=name, curated=arguments.curated, drawn_by=arguments.drawn_by,
+        overlap=arguments.overlap, machine_usd=arguments.machine_usd,
     )  # fmt: skip
     durable.write(arguments.coverage, coverage_page.html(findings).encode())
     _say(context, findings)
@@ -67,7 +70,14 @@ def run(arguments: argparse.Namespace, context: Context, footage: Footage) -> in
 
 
 def find(
-    footage: Footage, sheet: Sheet, *, sheet_name: str, curated: str | None = None, overlap: int = 3, machine_usd: float = 0.40
+    footage: Footage,
+    sheet: Sheet,
+    *,
+    sheet_name: str,
+    curated: str | None = None,
+    drawn_by: str | None = None,
+    overlap: int = 3,
+    machine_usd: float = 0.40,
 ) -> Findings:
     """Return everything that the page shows; see the modules that it asks.
 
@@ -81,7 +91,7 @@ def find(
     found = coverage.measure(footage, sheet)
     if not found.n_frames:
         raise UsageError("no kept frames to judge the coverage by: run camloop curate")
-    rows = tag_quality.pairs(footage, sheet)
+    rows = tag_quality.pairs(footage, sheet, datasets.load(footage.catalog, drawn_by) if drawn_by else None)
     quality = tag_quality.measure(rows, sheet)
     clips = footage.clips.lazy().select("n_frames", "footage_s").collect()
     clip_s = float(clips["footage_s"].sum() or 0.0) / max(clips.height, 1)

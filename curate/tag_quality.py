@@ -9,7 +9,8 @@ Seed 002 calls model tags good enough at 75 to 80 % (FEATURES.md, S2-10), so a t
     not to be used   one of them stays under .80, to its upper end
     unknown          neither: more recordings have to be labelled; `recordings_needed` says about how many
 A frame counts as much footage as it stands for (1 / p_keep). A machine that says nothing where a person names the value has
-missed it. People's labels are taken as they come: a sample that they drew by what the tag said judges precision only.
+missed it. People's labels are taken as they come: those that were drawn by what a tag said judge precision only, unless the
+selection that they were drawn by is named (`audit`): its rows count 1 / p_select, and nothing else counts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from infra import keys, views
 
 if TYPE_CHECKING:
     from curate.query import Footage
+    from infra.artefacts import Selection
 
 USABLE: Final = 0.75
 GOOD: Final = 0.80
@@ -83,8 +85,13 @@ class Calibration:
     why: str
 
 
-def pairs(footage: Footage, sheet: Sheet) -> pl.DataFrame:
+def pairs(footage: Footage, sheet: Sheet, audit: Selection | None = None) -> pl.DataFrame:
     """Return one row per kept frame and factor of which a person spoke.
+
+    Args:
+        footage: its vault is left out unless it is open.
+        sheet: the factors.
+        audit: the selection by which people were asked; None takes every label, all with the same chance.
 
     Returns:
         factor, clip_id, pts, group (its recording), weight_s (seconds of footage that it stands for), tag (the machine's or
@@ -105,9 +112,22 @@ def pairs(footage: Footage, sheet: Sheet) -> pl.DataFrame:
     scores = footage.catalog.scan("tags", [*_KEY, "factor", "name", "score", "source"]).filter(
         pl.col("clip_id").is_in(clip_ids), pl.col("pts").is_not_null(), pl.col("score").is_not_null()
     ).collect()  # fmt: skip
+    if audit is not None:
+        truths = _drawn(truths, audit)
     joined = truths.join(tags, on=_KEY, how="left")
     found = [pl.DataFrame(schema=_SCHEMA), *(_pairs_of(factor, joined, scores) for factor in named)]
     return pl.concat(found).sort("factor", *_KEY)
+
+
+def _drawn(frames: pl.DataFrame, audit: Selection) -> pl.DataFrame:
+    """Return the frames in rows of the selection, each standing for 1 / p_select as much footage."""
+    rows = pl.DataFrame(
+        [(row.clip_id, row.start_pts, row.end_pts, row.p_select) for row in audit.rows],
+        schema={"clip_id": pl.String, "_start": pl.Int64, "_end": pl.Int64, "_p": pl.Float64}, orient="row",
+    )  # fmt: skip
+    inside = frames.join(rows, on="clip_id").filter(pl.col("pts") >= pl.col("_start"), pl.col("pts") < pl.col("_end"))
+    once = inside.sort(*_KEY, "_p").unique(_KEY, keep="last", maintain_order=True)
+    return once.with_columns(weight_s=pl.col("weight_s") / pl.col("_p")).drop("_start", "_end", "_p")
 
 
 def _pairs_of(factor: Factor, joined: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:

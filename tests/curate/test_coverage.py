@@ -202,6 +202,20 @@ def test_machines_are_held_against_people(filled: Catalog) -> None:
     assert measured(filled).of("lighting")[1].found.value == pytest.approx(28 / 94)  # a person's word counts
 
 
+def test_labels_of_a_balanced_draw_count_by_their_chance(filled: Catalog) -> None:
+    """Two of twelve days were drawn (p = 1/6): a day's 7 s count 42; a label outside the draw does not count."""
+    say(filled, "lighting", ["day", "dusk", "dusk"])
+    rows = [SelectionRow(clip_id=clip_id(n), start_pts=0, end_pts=10, p_select=1 / 6) for n in (0, 1)]
+    rows.append(SelectionRow(clip_id=clip_id(0), start_pts=0, end_pts=1, p_select=1 / 12))  # again: once is enough
+    drawn = Selection(name="s", purpose="label", rows=tuple(rows), query="", unit="clip")
+    footage, sheet = open_footage(filled.store), factors.parse(SHEET)
+    found = tag_quality.pairs(footage, sheet, drawn)
+    assert found.height == 6 and sum(found["weight_s"]) == pytest.approx(84)
+    day = tag_quality.measure(found, sheet)[0]
+    assert (day.precision.value, day.precision.n_groups) == (pytest.approx(0.5), 2)
+    assert tag_quality.measure(tag_quality.pairs(footage, sheet), sheet)[0].precision.value == pytest.approx(1 / 3)
+
+
 def test_raw_against_curated(filled: Catalog) -> None:
     """Raw is 10 of 94 s by night; two of four curated rows are; a row of an unknown clip is unknown."""
     drawn = [SelectionRow(clip_id=clip_id(n), start_pts=0, end_pts=2) for n in (0, 1)]
@@ -266,9 +280,11 @@ def test_wrong_use(
     wrong = {
         "--factors belongs to the coverage page": ["--factors", "f.toml"],
         "--curated belongs to the coverage page": ["--curated", "s"],
+        "--drawn-by belongs to the coverage page": ["--drawn-by", "s"],
         "leave WHERE out": ["--coverage", "c.html", "n_person > 0"],
         "--factors absent.toml": ["--coverage", "c.html", "--factors", "absent.toml"],
         "no selection 'nobody'": ["--coverage", "c.html", "--curated", "nobody"],
+        "no selection 'nothing'": ["--coverage", "c.html", "--drawn-by", "nothing"],
         "at least 1 person": ["--coverage", "c.html", "--overlap", "0"],
         "legal: 0 or more": ["--coverage", "c.html", "--machine-usd", "-1"],
     }
