@@ -3,7 +3,8 @@
     rows      kept frames, each standing for seconds of footage (mean time per frame / p_keep)
     found     share of the footage whose value is known, with an interval over recordings; unknown is said beside it
     verdict   missing: even the upper end is under what is expected; more: even the lower end is above it; as expected: the
-              expectation lies inside an interval that is known to within a factor of two of it; else unknown
+              expectation lies inside an interval that is known to within a factor of two of it; else unknown. A value that
+              the sheet does not list (a label of old, another spelling in cameras.toml) is said to be not in the sheet
     missing_s footage of this value still to be filmed until it has its share, if nothing else is: (e T - F) / (1 - e)
 
 The same for combinations, and, without verdicts, per camera and per local hour. `wishes` turns what is missing into
@@ -12,6 +13,7 @@ proposals for `Wanted`: the camera and the hours where the value was found most 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ FACTOR: Final = 2.0  # a share that may be half or twice what is expected is not
 LEAST_YIELD: Final = 0.5  # an hour is worth filming where the value is at least this often of the best hour's share
 _KEYS: Final = ("_group", "camera_id", "hour", "_hour_utc", "_day")
 
-Verdict = Literal["missing", "as expected", "more", "unknown", "no expectation"]
+Verdict = Literal["missing", "as expected", "more", "unknown", "no expectation", "not in the sheet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +146,12 @@ def _values(totals: pl.DataFrame, factor: Factor) -> list[Cover]:
     seen = totals[factor.name].drop_nulls().unique().sort().to_list()
     values = [*(factor.values or ()), *(value for value in seen if value not in (factor.values or ()))]
     values += [value for value in factor.expected if value not in values]
-    return [
+    covers = [
         _cover(factor.name, value, _found(totals, factor.name, value), factor.expected.get(value), factor.tolerated.get(value))
         for value in values
     ]
+    listed = values if factor.values is None else factor.values
+    return [cover if cover.value in listed else dataclasses.replace(cover, verdict="not in the sheet") for cover in covers]
 
 
 def _found(totals: pl.DataFrame, column: str, value: str | bool) -> tuple[Share, float, float]:

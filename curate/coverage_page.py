@@ -20,6 +20,7 @@ from infra.page import Markup, text
 _LOOKS = {
     "believed": "passed", "as expected": "passed", "not to be used": "failed", "missing": "failed", "more": "unknown",
     "unknown": "unknown", "no expectation": "not-gated",
+    "not in the sheet": "failed",
 }  # fmt: skip
 _DARK = 0.7  # from this share on a cell is dark, and its figure is written in white
 
@@ -129,7 +130,7 @@ def _missing(findings: Findings) -> list[str]:
 
 
 def _cover_table(covers: Sequence[Cover]) -> str:
-    wanted = any(cover.expected is not None for cover in covers)
+    wanted = any(cover.verdict != "no expectation" for cover in covers)
     columns = ["value", "found", "footage", "recordings"]
     rows: list[list[object]] = [
         [cover.value, scale(cover.found, cover.expected, cover.verdict), _line(duration(cover.footage_s)), cover.found.n_groups]

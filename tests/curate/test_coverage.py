@@ -202,6 +202,14 @@ def test_machines_are_held_against_people(filled: Catalog) -> None:
     assert measured(filled).of("lighting")[1].found.value == pytest.approx(28 / 94)  # a person's word counts
 
 
+def test_values_outside_the_sheet_are_named(filled: Catalog) -> None:
+    """A person's "noon" is none of the four; a camera factor without listed values takes any."""
+    say(filled, "lighting", ["noon"])
+    found = measured(filled)
+    assert {cover.value: cover.verdict for cover in found.of("lighting")}["noon"] == "not in the sheet"
+    assert {cover.verdict for cover in found.of("site")} == {"no expectation"}
+
+
 def test_labels_of_a_balanced_draw_count_by_their_chance(filled: Catalog) -> None:
     """Two of twelve days were drawn (p = 1/6): a day's 7 s count 42; a label outside the draw does not count."""
     say(filled, "lighting", ["day", "dusk", "dusk"])
