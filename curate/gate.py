@@ -149,7 +149,7 @@ def is_calm(found: Sequence[Stretch]) -> bool:
     means = np.array([ratio.mean() for ratio in ratios])
     single = float(np.median(np.abs(np.concatenate([ratio - ratio.mean() for ratio in ratios])))) / 0.6745
     by_chance = max(single / float(np.median([len(ratio) for ratio in ratios])) ** 0.5, LEAST_SPREAD / 2)
-    return _low_spread(means - np.percentile(means, USUAL)) <= CALM * by_chance
+    return bool(_low_spread(means - np.percentile(means, USUAL)) <= CALM * by_chance)
 
 
 def _ratios(found: Sequence[Stretch]) -> list[NDArray[np.float64]]:

@@ -150,6 +150,7 @@ def _part_shares(luma: Luma, change: NDArray[np.int16], open_: NDArray[np.bool_]
     background = np.median(chosen, axis=0).astype(np.float32)
     kernel = np.ones((2 * SHAKE_PX + 1, 2 * SHAKE_PX + 1), np.uint8)
     low, high = cv2.erode(background, kernel), cv2.dilate(background, kernel)
+    fine = background - cv2.blur(background, FINE_PX)
     steps = np.abs(change).reshape(len(change), -1)[:, ::3]
     noise = np.concatenate([np.median(steps, axis=1), [0.0]]) / _MEDIAN_TO_SD
     noise = np.maximum(noise, np.concatenate([[0.0], noise[:-1]]))
@@ -167,12 +168,19 @@ def _part_shares(luma: Luma, change: NDArray[np.int16], open_: NDArray[np.bool_]
         elif n_differ > RESTART_SHARE * size:
             scores.append(None)
         else:
-            scores.append(_largest(differs, picture, background, size))
+            scores.append(_largest(differs, picture, fine, size))
     return scores
 
 
-def _largest(differs: NDArray[np.bool_], picture: Luma, background: NDArray[np.float32], size: int) -> float:
-    """Return the share of the picture that the largest thing covers which is not just light on the same things."""
+def _largest(differs: NDArray[np.bool_], picture: Luma, fine: NDArray[np.float32], size: int) -> float:
+    """Return the share of the picture that the largest thing covers which is not just light on the same things.
+
+    Args:
+        differs: bool (H, W).
+        picture: uint8 (H, W).
+        fine: float32 (H, W), the fine structure of the background.
+        size: pixels that count.
+    """
     import cv2
 
     solid = cv2.morphologyEx(differs.view(np.uint8), cv2.MORPH_OPEN, np.ones((SOLID_PX, SOLID_PX), np.uint8))
@@ -181,10 +189,10 @@ def _largest(differs: NDArray[np.bool_], picture: Luma, background: NDArray[np.f
     n, labels = cv2.connectedComponents(cv2.dilate(solid, np.ones((3, 3), np.uint8)), connectivity=8)
     labels = labels * solid
     areas = np.bincount(labels.ravel(), minlength=n)
-    now, before = picture - cv2.blur(picture.astype(np.float32), FINE_PX), background - cv2.blur(background, FINE_PX)
+    now = picture - cv2.blur(picture.astype(np.float32), FINE_PX)
     for label in sorted(range(1, n), key=lambda one: -areas[one])[:MOST_THINGS]:
         thing = labels == label
-        if _likeness(now[thing], before[thing]) <= SAME:
+        if _likeness(now[thing], fine[thing]) <= SAME:
             return min(1.0, float(areas[label]) / size)
     return 0.0
 

@@ -57,7 +57,7 @@ def opened(path: Path, threads: int = 1, *, is_known: bool = False) -> Iterator[
         MediaError: not a clip, or over a limit; also for whatever FFmpeg raises inside the block.
     """
     try:
-        unread = [{"skip_frame": "all"}] * MAX_STREAMS if is_known else None  # while it looks for streams only
+        unread: Any = [{"skip_frame": "all"}] * MAX_STREAMS if is_known else None  # while it looks for streams only
         with av.open(f"file:{path}", options=dict(_OPTIONS), stream_options=unread, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:

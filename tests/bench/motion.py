@@ -274,6 +274,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["busy", "real", "switch", "truth", "day"])
     parser.add_argument("--cache", type=Path, default=Path("/tmp/motion_bench"), help="drawn clips, and DVR-Scan's answers")
     parser.add_argument("--hours", type=int, default=24, help="stretches of the day, one every 24 / HOURS hours")
+    parser.add_argument("--first", type=int, default=24, help="only so many stretches of the day, from its start")
     parser.add_argument("--prepare", action="store_true", help="draw the clips and ask DVR-Scan only")
     arguments = parser.parse_args()
     arguments.cache.mkdir(exist_ok=True)
@@ -303,7 +304,11 @@ def main() -> None:
     if "truth" in arguments.only:
         part("truth", world_clips(motion_world.truth(seed, 4 if is_dev else 10), arguments.cache), ways)
     if "day" in arguments.only:
-        part("day", world_clips(motion_world.day(seed, hours=6 if is_dev else arguments.hours), arguments.cache), ways)
+        part(
+            "day",
+            world_clips(motion_world.day(seed, hours=6 if is_dev else arguments.hours)[: arguments.first], arguments.cache),
+            ways,
+        )
 
 
 if __name__ == "__main__":

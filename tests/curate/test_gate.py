@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def _gate(clip_id: str, levels: Sequence[float], **options: Any) -> Gate:
     return gate.open_gate(clip_id, _stretches(levels, **options), "packets")
 
 
-def _run(plan: Gate, moving: Sequence[int]) -> list[int]:
+def _run(plan: Gate, moving: Collection[int]) -> list[int]:
     """Answer the gate from a truth: which stretches move; return what was decoded, in order."""
     asked = []
     while (number := plan.next()) is not None:

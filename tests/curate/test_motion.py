@@ -21,7 +21,7 @@ Scene = Callable[[int], np.ndarray]
 def _ground() -> np.ndarray:
     """Return float (H, W): a room with edges, 40 to 160."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-    picture = 40 + 80 * x / WIDTH + 20 * (y > 50)
+    picture: np.ndarray = 40 + 80 * x / WIDTH + 20 * (y > 50)
     picture[20:60, 30:50] = 150
     picture[10:30, 90:140] = 60
     return picture
@@ -104,7 +104,8 @@ def test_light_on_the_same_things_is_no_thing() -> None:
 
     def headlights(number: int) -> np.ndarray:
         y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-        return texture * (1 + 0.6 * np.exp(-((x - 20 - 4 * number) ** 2 + (y - 45) ** 2) / 400))
+        lit: np.ndarray = texture * (1 + 0.6 * np.exp(-((x - 20 - 4 * number) ** 2 + (y - 45) ** 2) / 400))
+        return lit
 
     assert np.mean(np.array([score or 0.0 for score in _scores(headlights)]) >= 0.0015) < 0.1
 
