@@ -7,9 +7,10 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +22,7 @@ def clip(
     """Return a small honest clip of noise."""
     rng = np.random.default_rng(n)
     with av.open(str(path), "w", format=container) as out:
-        streams = [out.add_stream(codec, rate=rate) for _ in range(n_streams)]
+        streams: list[Any] = [out.add_stream(codec, rate=rate) for _ in range(n_streams)]
         for stream in streams:
             stream.width = stream.height = side_px
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -65,9 +66,13 @@ def tar_of(members: Iterator[tuple[str, bytes]]) -> bytes:
     return made.getvalue()
 
 
-def replaced(data: bytes, pattern: bytes, new: Callable[[re.Match[bytes]], bytes]) -> bytes:
-    """Return `data` with what a pattern finds replaced; it must find something."""
-    changed, n = re.subn(pattern, new, data, flags=re.DOTALL)
+def replaced(data: bytes, pattern: bytes, *parts: bytes | int) -> bytes:
+    """Return `data` with what a pattern finds replaced by bytes and by its own groups; it must find something."""
+
+    def put(found: re.Match[bytes]) -> bytes:
+        return b"".join(found[part] if isinstance(part, int) else part for part in parts)
+
+    changed, n = re.subn(pattern, put, data, flags=re.DOTALL)
     assert n, pattern
     return changed
 
@@ -103,36 +108,25 @@ def corpus(folder: Path, port: int) -> Iterator[tuple[str, bytes]]:
     yield "100-streams.mkv", clip(folder / "many.mkv", container="matroska", codec="mpeg4", n=2, n_streams=100, side_px=16)
     yield "5000-frames.mp4", clip(folder / "long.mp4", container="mp4", codec="mpeg4", n=5_000, side_px=16)
     for count in (10**6, 2**31 - 1, 2**32 - 1):
-        yield (
-            f"stsz-{count}.mp4",
-            replaced(mp4, rb"stsz(.{4}).{8}", lambda m, c=count: b"stsz" + m[1] + struct.pack(">II", 1, c)),
-        )
-        yield (
-            f"stts-{count}.mp4",
-            replaced(mp4, rb"stts(.{4}).{4}(.{4})", lambda m, c=count: b"stts" + m[1] + struct.pack(">I", c) + m[2]),
-        )
-        yield f"stsc-{count}.mp4", replaced(mp4, rb"stsc(.{4}).{4}", lambda m, c=count: b"stsc" + m[1] + struct.pack(">I", c))
-        yield (
-            f"delta-{count}.mp4",
-            replaced(
-                mp4, rb"stts(.{4})(.{4})(.{4}).{4}", lambda m, c=count: b"stts" + m[1] + m[2] + m[3] + struct.pack(">I", c)
-            ),
-        )
+        four, two = struct.pack(">I", count), struct.pack(">II", 1, count)
+        yield f"stsz-{count}.mp4", replaced(mp4, rb"stsz(.{4}).{8}", b"stsz", 1, two)
+        yield f"stts-{count}.mp4", replaced(mp4, rb"stts(.{4}).{4}(.{4})", b"stts", 1, four, 2)
+        yield f"stsc-{count}.mp4", replaced(mp4, rb"stsc(.{4}).{4}", b"stsc", 1, four)
+        yield f"delta-{count}.mp4", replaced(mp4, rb"stts(.{12}).{4}", b"stts", 1, four)
     for box in (b"moov", b"trak", b"udta", b"meta"):
         yield f"deep-{box.decode()}.mp4", mp4[:32] + nested(box, 5_000)
     for side in (16_384, 65_500):
-        two = struct.pack(">HH", side, side)
-        yield f"jpeg-{side}.avi", replaced(mjpeg, rb"\xff\xc0(.{3}).{4}", lambda m, t=two: b"\xff\xc0" + m[1] + t)
-        strf = struct.pack("<II", side, side)
-        yield f"avi-{side}.avi", replaced(mpeg4, rb"strf(.{8}).{8}", lambda m, s=strf: b"strf" + m[1] + s)
-        yield f"tkhd-{side}.mp4", replaced(mp4, rb"avc1(.{24}).{4}", lambda m, t=two: b"avc1" + m[1] + t)
+        big, little = struct.pack(">HH", side, side), struct.pack("<II", side, side)
+        yield f"jpeg-{side}.avi", replaced(mjpeg, rb"\xff\xc0(.{3}).{4}", b"\xff\xc0", 1, big)
+        yield f"avi-{side}.avi", replaced(mpeg4, rb"strf(.{8}).{8}", b"strf", 1, little)
+        yield f"tkhd-{side}.mp4", replaced(mp4, rb"avc1(.{24}).{4}", b"avc1", 1, big)
     yield "png-16384.tar", tar_of(iter([("000000.png", png(16_384, 16_384)), ("000001.png", png(16_384, 16_384))]))
     yield "png-8192.tar", tar_of(iter([("000000.png", png(8192, 8192)), ("000001.png", png(8192, 8192))]))
     yield "60000-members.tar", tar_of((f"{number:06}.jpg", b"") for number in range(60_000))
     yield "outside.tar", tar_of(iter([("../../escaped.png", png(8, 8)), ("/tmp/escaped.png", png(8, 8))]))
     for size in (2**31, 2**40, 2**62):
         yield f"box-{size}.mp4", mp4[:32] + struct.pack(">I", 1) + b"mdat" + struct.pack(">Q", size) + mp4[32:]
-    yield "segment-size.mkv", replaced(mkv, rb"\x18\x53\x80\x67.{8}", lambda m: b"\x18\x53\x80\x67\x01" + b"\xff" * 7)
+    yield "segment-size.mkv", replaced(mkv, rb"\x18\x53\x80\x67.{8}", b"\x18\x53\x80\x67\x01" + b"\xff" * 7)
     for name, text in {
         "concat.mp4": f"ffconcat version 1.0\nfile {folder}/secret.mp4\n", "playlist.mp4": f"#EXTM3U\n#EXTINF:1,\nfile://{folder}/secret.mp4\n",
         "hls.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:{port}/a.ts\n",
