@@ -45,10 +45,12 @@ NEAR: Final = 15  # stretches on either side that the usual size is taken from
 USUAL: Final = 25.0  # percentile of their sizes
 LEAST_SPREAD: Final = 0.01  # of the usual size: a robust standard deviation is never believed to be smaller
 LOUD: Final = 6.0  # standard deviations above which a stretch is decoded whatever the others showed,
-QUIET: Final = 4.5  # and below which none is looked at unless one above it moved
+QUIET: Final = 4.5  # and below which, but for the first, none is looked at unless one above it moved; one that moves itself
+# down here says that the packets hide motion: the clip is not calm
 STILL_RUN: Final = 1  # decoded stretches in a row without motion that end the search in a calm clip,
 STILL_RUN_BUSY: Final = 1 / 6  # and, as a share of all its stretches, in any other
 CALM: Final = 2.0  # times the spread by chance
+CALM_SINGLE: Final = 0.1  # spread of single packets, of the usual size: sensor noise alone makes about .05
 LEAST_STRETCHES: Final = 4
 CONSTANT: Final = 0.002  # spread of the bytes per second, of their median, below which the bitrate is constant
 AUDIT_SHARE: Final = 0.02
@@ -142,14 +144,14 @@ def surprise(found: Sequence[Stretch]) -> NDArray[np.float64]:
 def is_calm(found: Sequence[Stretch]) -> bool:
     """Say whether the stretches of a clip differ no more than chance makes them: then those that stand out are few.
 
-    Compares the spread of their mean sizes with what the spread of single packets lets expect. Where most stretches move,
-    all differ, none stands out in standard deviations, and the search must begin at the top whatever its surprise.
+    Compares the spread of their mean sizes with what the spread of single packets lets expect, and that with sensor noise.
+    Where most stretches move, all differ, none stands out in standard deviations, and the search must go on for longer.
     """
     ratios = [ratio for ratio in _ratios(found) if len(ratio)]
     means = np.array([ratio.mean() for ratio in ratios])
     single = float(np.median(np.abs(np.concatenate([ratio - ratio.mean() for ratio in ratios])))) / 0.6745
     by_chance = max(single / float(np.median([len(ratio) for ratio in ratios])) ** 0.5, LEAST_SPREAD / 2)
-    return bool(_low_spread(means - np.percentile(means, USUAL)) <= CALM * by_chance)
+    return single <= CALM_SINGLE and bool(_low_spread(means - np.percentile(means, USUAL)) <= CALM * by_chance)
 
 
 def _ratios(found: Sequence[Stretch]) -> list[NDArray[np.float64]]:
@@ -257,6 +259,7 @@ class Gate:
             if found.moves is not None:
                 self._still_run = 0 if found.moves else self._still_run + 1
                 self._has_motion = self._has_motion or found.moves
+                self._is_calm = self._is_calm and not (found.moves and self._surprise[number] < QUIET)
             self._pulled += [number - 1] * found.at_start + [number + 1] * found.at_end
         elif found.moves and number in self._drawn:
             self.has_alarm = True
@@ -284,6 +287,8 @@ class Gate:
         found = self._unseen(self._searched)
         if found is None or self._surprise[found] >= LOUD:
             return found
+        if not self._seen:
+            return found  # the packets are asked once at least whether they tell the truth
         if not self._is_calm:
             return found if self._still_run < max(3, STILL_RUN_BUSY * len(self._surprise)) else None
         return found if self._still_run < STILL_RUN and (self._surprise[found] >= QUIET or self._has_motion) else None

@@ -51,16 +51,9 @@ GateKind = Literal["none", "packets"]
 
 
 def scan_clip(
-    path: Path | str,
-    *,
-    index: Index,
-    every_s: float,
-    sizes_px: Mapping[str, int],
-    score: int = 1,
-    gate: GateKind = "none",
-    clip_id: str = "",
-    masks: Sequence[Region] = (),
-) -> Iterator[Part]:
+    path: Path | str, *, index: Index, every_s: float, sizes_px: Mapping[str, int], score: int = 1, gate: GateKind = "none",
+    clip_id: str = "", masks: Sequence[Region] = (),
+) -> Iterator[Part]:  # fmt: skip
     """Decode a clip once and yield what later steps need.
 
     Args:
