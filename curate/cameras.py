@@ -11,6 +11,7 @@
     clock_offset_s = 0                  # true time = camera's clock + offset
     time_pattern = "IMG_%Y%m%d_%H%M%S"  # this camera's file names
     container_time = "utc"              # container digits are UTC; default: local, as cheap cameras write them
+    mask = [[0.0, 0.0, 0.35, 0.6]]      # where motion never counts: boxes x1 y1 x2 y2 and polygons, in shares of the picture
     lens = "6 mm"                       # anything else is an attribute
 
     [[camera]]                          # the same id again: a later period; what it does not say stays as before
@@ -39,6 +40,8 @@ from curate import capture_time
 from infra import keys
 from infra.errors import SettingsError, UsageError
 from infra.records import CameraRow
+from infra.regions import Region, check_regions
+from infra.settings import Where
 
 if TYPE_CHECKING:
     from infra.catalog import Catalog
@@ -96,6 +99,30 @@ def _texts(value: object, what: str) -> tuple[str, ...]:
     return tuple(str(text) for text in found)
 
 
+def _check_masks(block: Mapping[str, Any], line: str) -> None:
+    """Refuse masks that are no regions of the picture; `line` names where they stand."""
+    found = block.get("mask", [])
+    is_list = isinstance(found, list) and all(isinstance(region, list) for region in found)
+    if not is_list or not all(type(value) in (int, float) for region in found for value in region):
+        raise SettingsError(f"{line}mask = {found!r}; legal: a list of lists of numbers, such as [[0, 0, 0.35, 0.6]]")
+    try:
+        check_regions("mask", [tuple(region) for region in found])
+    except SettingsError as error:
+        raise SettingsError(f"{line}{error}") from None
+
+
+def masks_at(rows: Sequence[CameraRow], start_ns: int | None) -> tuple[Region, ...]:
+    """Return the masks that hold at a time; of an unknown time, the newest.
+
+    Args:
+        rows: those of one camera, oldest validity first, as `in_force` gives them.
+        start_ns: UTC, None where nobody knows it.
+    """
+    valid = [row for row in rows if start_ns is None or row.valid_from_ns <= start_ns]
+    text = valid[-1].attributes.get("mask", "[]") if valid else "[]"
+    return tuple(tuple(float(value) for value in region) for region in json.loads(text))
+
+
 def _row(camera_id: str, block: Mapping[str, Any], where: str) -> CameraRow:
     for name, kind in _COLUMNS.items():
         if name in block and type(block[name]) not in kind:
@@ -141,6 +168,7 @@ def parse(text: str, origin: str = "cameras.toml") -> Registry:
         )
     gathered: dict[str, list[dict[str, Any]]] = {}
     for number, block in enumerate(blocks, 1):
+        _check_masks(block, Where(file=Path(origin), text=text, table="camera", number=number - 1).line("mask"))
         camera_id = block.get("id")
         if not isinstance(camera_id, str):
             raise SettingsError(f'{origin}: [[camera]] number {number} has no id = "..."')

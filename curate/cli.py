@@ -1,4 +1,4 @@
-"""`camloop curate | query | sample | dataset`: arguments in, `curate`'s functions, words out.
+"""`camloop query | sample | dataset`: arguments in, `curate`'s functions, words out.
 
 Nothing heavy is imported until a command runs, so that --help is quick and a light install can show it.
 """
@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate import cli_audit, cli_coverage, cli_intervals
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
-    from curate.plan import Options, Plan, Step
     from curate.query import Footage, View
-    from curate.run import Result
     from infra.artefacts import Selection
     from infra.console import Context
 
-STEPS = ("scan", "detect", "embed", "tag")
 _LISTED = ("source_name", "camera_id", "day", "pts_s", "start_pts", "end_pts", "label", "lighting", "n_frames", "codec")
 
 
@@ -29,124 +27,7 @@ def _footage(context: Context, *, vault: bool = False) -> Footage:
     return open_catalog(context.store, vault=vault)
 
 
-# curate
-
-
-def curate(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `camloop curate`."""
-    parser.add_argument("--only", nargs="+", choices=STEPS, default=[], metavar="STEP", help=f"only these of {' '.join(STEPS)}")
-    parser.add_argument("--without", nargs="+", choices=STEPS, default=[], metavar="STEP", help="all steps but these")
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="detector: .onnx or .pt of ultralytics, .pth of torchvision"
-    )
-    parser.add_argument("--openclip-weights", type=Path, metavar="PATH", help="open_clip folder, or a weights file")
-    parser.add_argument("--openclip-model", metavar="NAME", help="architecture of a bare weights file, such as ViT-B-32")
-    parser.add_argument("--factors", type=Path, metavar="FILE", help="factor sheet (TOML); by default lighting and people")
-    parser.add_argument("--every-s", type=float, default=1.0, metavar="S", help="keep a frame every S seconds (default 1)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--local", action="store_true", help="a plain loop in this process instead of Ray")
-    where.add_argument("--ray-address", metavar="A", help="join a Ray cluster; by default Ray starts on this machine")
-    parser.add_argument(
-        "--max-failures", type=float, default=0.5, metavar="SHARE", help="exit 1 when more clips fail (default .5)"
-    )
-    parser.add_argument("--retry", action="store_true", help="try clips again that failed before in the same way")
-    parser.set_defaults(run=run_curate)
-
-
-def _options(arguments: argparse.Namespace) -> Options:
-    from curate import factors, openclip, plan
-    from curate.detect import read_weights
-
-    if arguments.only and arguments.without:
-        raise UsageError("--only and --without exclude each other")
-    if not 0 <= arguments.max_failures <= 1:
-        raise UsageError(f"--max-failures {arguments.max_failures}: give a share from 0 to 1")
-    chosen = arguments.only or [step for step in STEPS if step not in arguments.without]
-    steps: tuple[Step, ...] = tuple(step for step in plan.STEPS if step in chosen)
-    try:
-        text = arguments.factors.read_text() if arguments.factors else factors.DEFAULT
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--factors {arguments.factors}: {error}") from error
-    return plan.Options(
-        steps=steps,
-        detector=read_weights(arguments.weights) if arguments.weights else None,
-        embedder=openclip.find_weights(arguments.openclip_weights) if arguments.openclip_weights else None,
-        embedder_path=arguments.openclip_weights.resolve() if arguments.openclip_weights else None,
-        embedder_model=arguments.openclip_model,
-        sheet=factors.parse(text, name=str(arguments.factors or "factors")),
-        every_s=arguments.every_s,
-        retry=arguments.retry,
-    )
-
-
-def run_curate(arguments: argparse.Namespace, context: Context) -> int:
-    """Run `camloop curate`."""
-    from contextlib import nullcontext
-    from functools import partial
-
-    from curate import jobs, openclip, pipeline, plan
-    from curate.run import curate as work
-    from infra.catalog import open_catalog
-    from infra.cluster import LOCAL
-    from infra.runs import recorded
-
-    options, out = _options(arguments), context.out
-    for weights in filter(None, (options.detector, options.embedder)):
-        if weights.status == "unknown":
-            out.note(f"weights {weights.path.name}: unknown, {weights.note} (SHA-256 {weights.sha256})")
-    catalog = open_catalog(context.store, create=False)
-    made = plan.make(catalog, options)
-    _say_plan(context, made)
-    needs_ray = not arguments.local and any(one.pixel_steps for one in made.works)
-    with recorded(catalog, "curate", vars(arguments), clock=context.clock) as run:
-        run.inputs["snapshot"] = catalog.snapshot()
-        if options.embedder_path is not None:
-            name, _ = openclip.describe(options.embedder_path, options.embedder_model)
-            run.inputs["openclip"] = {"source": name, "path": str(options.embedder_path), "model_name": options.embedder_model}
-        address = arguments.ray_address or context.settings.ray_address
-        by_ray = partial(jobs.run_ray, restarts=jobs.RETRIES if address not in (None, LOCAL) else 0)
-        with jobs.cluster(address) if needs_ray else nullcontext(1) as cpus, out.progress(len(made.works), "clips") as task:
-            result = work(
-                catalog, options, context.settings, clock=context.clock, cpus=cpus, max_failures=arguments.max_failures,
-                engine=by_ray if needs_ray else pipeline.run_local, advance=task.advance,
-            )  # fmt: skip
-        run.outputs.update(clips=result.tally.clips, rows=result.tally.rows, n_failed=len(result.tally.failed))
-    _say_result(context, result)
-    return 0
-
-
-def _say_plan(context: Context, made: Plan) -> None:
-    out = context.out
-    counts = {step: sum(step in work.missing for work in made.works) for step in STEPS}
-    todo = ", ".join(f"{step} {n}" for step, n in counts.items() if n)
-    out.line(f"{made.n_clips} clips; to do: {todo or 'nothing'}")
-    if made.waiting:
-        out.line(f"{len(made.waiting)} clips wait for step scan: run camloop curate without --only")
-    if made.expired:
-        out.line(f"{len(made.expired)} clips are expired: their objects are gone, their rows stay")
-    if made.quarantined:
-        out.line(f"{len(made.quarantined)} clips failed before and are left alone (table failures; --retry tries them again)")
-
-
-def _say_result(context: Context, result: Result) -> None:
-    tally, out = result.tally, context.out
-    if tally.clips:
-        rows = [(step, tally.clips[step], tally.rows[step]) for step in STEPS if step in tally.clips]
-        out.table("", ["step", "clips", "rows"], rows)
-    for name, why in tally.failed[:10]:
-        out.line(f"failed: {name}: {why}")
-    if len(tally.failed) > 10:
-        out.line(f"... and {len(tally.failed) - 10} more in table failures")
-    seconds = result.seconds.get("pixels", 0.0)
-    if tally.n_frames:
-        out.line(f"{tally.n_frames} frames in {seconds:.1f} s, {tally.n_frames / seconds:.1f} frames/s")
-    out.document(
-        {
-            "clips": tally.clips, "rows": tally.rows, "n_frames": tally.n_frames, "seconds": result.seconds,
-            "failed": [{"clip": name, "why": why} for name, why in tally.failed],
-            "quarantined": result.plan.quarantined, "waiting": result.plan.waiting, "expired": result.plan.expired,
-        }
-    )  # fmt: skip
+# query
 
 
 def query(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +40,9 @@ def query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", type=int, metavar="N", help="show the first N rows")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows")
     parser.add_argument("--columns", action="store_true", help="show the names that WHERE and --by may use")
+    cli_intervals.add_arguments(parser)
+    cli_audit.add_arguments(parser)
+    cli_coverage.add_arguments(parser)
     parser.set_defaults(run=run_query)
 
 
@@ -183,13 +67,25 @@ def _view(arguments: argparse.Namespace, context: Context) -> View:
     if arguments.vault:
         with recorded(footage.catalog, "vault", vars(arguments), clock=context.clock) as run:
             run.outputs["vault"] = str(footage.vault_state())
-    view = footage.view(arguments.unit).counting(arguments.min_score)
+    view = cli_intervals.view(footage, arguments) if arguments.intervals else footage.view(arguments.unit)
+    view = view.counting(arguments.min_score)
     return view.where(arguments.where) if arguments.where else view
 
 
 def run_query(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop query`."""
+    if not arguments.intervals:
+        cli_intervals.refuse_alone(arguments)
+    if not arguments.coverage:
+        cli_coverage.refuse_alone(arguments)
+    cli_audit.refuse_mixed(arguments)
     view, out = _view(arguments, context), context.out
+    if arguments.audit:
+        return cli_audit.run(view, arguments, context)
+    if arguments.intervals:
+        return cli_intervals.run(view, arguments, context)
+    if arguments.coverage:
+        return cli_coverage.run(arguments, context, view.footage)
     document: dict[str, Any] = {"unit": view.unit, "where": view.text, "count": view.count()}
     document["vault"] = str(view.footage.vault_state())
     out.line(f"{document['count']:,} {view.unit}s{' where ' + view.text if view.text else ''}   ({document['vault']})")
@@ -249,6 +145,7 @@ def sample(parser: argparse.ArgumentParser) -> None:
         "--split-by", metavar="COLUMN", help="what stays together: recording_id, camera_id, day, site, source_group"
     )
     parser.add_argument("--force-leak", action="store_true", help="keep a split that leaks; the selection says so for ever")
+    cli_intervals.add_arguments(parser, pages=False)
     parser.set_defaults(run=run_sample)
 
 
@@ -258,6 +155,8 @@ def run_sample(arguments: argparse.Namespace, context: Context) -> int:
     from curate.split import parse_shares
     from infra.runs import recorded
 
+    if not arguments.intervals:
+        cli_intervals.refuse_alone(arguments)
     view = _view(arguments, context)
     catalog = view.footage.catalog
     with recorded(catalog, "sample", vars(arguments), clock=context.clock) as run:

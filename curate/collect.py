@@ -8,13 +8,15 @@ a kill can cost. A failed clip becomes a row of `failures`, once per try; it is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from curate import detect, scan
+from curate import cascade, detect, scan
+from curate.cascade import Look
 from curate.plan import STEPS, Step, Work, failure_id
 from infra import keys
 from infra.catalog import Catalog, Done
@@ -27,13 +29,43 @@ Row = dict[str, Any]
 
 
 @dataclass(slots=True)
+class Flow:
+    """What went through one stage so far.
+
+    Attributes:
+        n_in: frames that came to it; for decoding, frames of the clips.
+        n_passed: of these, frames that met its condition; all without one.
+        n_out: frames that it looked at: those that passed, and those looked at for the audit; for decoding, kept frames.
+        n_found: of these, frames with a box from `cascade.MIN_SCORE` on; for other stages the same as n_out.
+        seconds: that its workers were busy, in sum.
+    """
+
+    n_in: int = 0
+    n_passed: int = 0
+    n_out: int = 0
+    n_found: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class Tally:
-    """What a run did: step -> clips done and rows made; failed clips with their reason; frames looked at."""
+    """What a run did: step -> clips done and rows made; failed clips with their reason; frames looked at; stage -> its flow.
+
+    `footage_s` is the length of the clips that came through, seconds.
+    """
 
     clips: dict[str, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     failed: list[tuple[str, str]] = field(default_factory=list)
     n_frames: int = 0
+    footage_s: float = 0.0
+    stages: dict[str, Flow] = field(default_factory=dict)
+
+    def flow(self, stage: str, *, n_in: int, n_passed: int, n_out: int, n_found: int, seconds: float) -> None:
+        """Add what one clip sent through a stage."""
+        flow = self.stages.setdefault(stage, Flow())
+        flow.n_in, flow.n_passed, flow.n_out = flow.n_in + n_in, flow.n_passed + n_passed, flow.n_out + n_out
+        flow.n_found, flow.seconds = flow.n_found + n_found, flow.seconds + seconds
 
     def add(self, step: str, n_clips: int, n_rows: int) -> None:
         self.clips[step] = self.clips.get(step, 0) + n_clips
@@ -52,20 +84,17 @@ class Collector:
     Args:
         catalog: where rows go.
         works: the clips of this run.
-        sources: step -> `name@version` for its rows.
-        classes: class names of the detector, in index order.
-        dim: length of an embedding, 0 without one.
+        looks: the models that looked, in order.
         clock: says when it is time to commit.
         tally: counts.
     """
 
     def __init__(
-        self, catalog: Catalog, works: Iterable[Work], *, sources: Mapping[str, str], classes: Sequence[str], clock: Clock,
-        tally: Tally,
+        self, catalog: Catalog, works: Iterable[Work], *, looks: Sequence[Look], clock: Clock, tally: Tally
     ) -> None:  # fmt: skip
         self._catalog, self._clock, self._tally = catalog, clock, tally
         self._works = {work.clip_id: work for work in works}
-        self._sources, self._classes = sources, classes
+        self._looks = tuple(looks)
         self._open: dict[str, _Open] = {}
         self._complete: list[tuple[Work, _Open]] = []
         self._since_ns = clock.mono_ns()
@@ -95,6 +124,8 @@ class Collector:
             return
         held.frames.sort(key=lambda row: int(row["pts"]))
         self._tally.n_frames += len(held.frames)
+        self._tally.footage_s += work.footage_s
+        self._count(work, held)
         self._complete.append((work, held))
 
     def _fail(self, work: Work, end: Mapping[str, Any]) -> None:
@@ -136,26 +167,87 @@ class Collector:
             assert held.end is not None
             frames = [{name: _plain(row[name]) for name in ("clip_id", "pts", *scan.MEASURES)} for row in held.frames]
             return {"gops": [{"clip_id": work.clip_id, **gop} for gop in held.end["gops"]], "frames": frames}
-        if step == "detect":
-            return {"detections": [row for frame in held.frames for row in self._detections(work.clip_id, frame)]}
-        return {"embeddings": [self._embedding(work.clip_id, frame) for frame in held.frames]}
+        mine, clip_id = [look for look in self._looks if look.step == step], work.clip_id
+        table, rows_of = ("detections", _detections) if step == "detect" else ("embeddings", _embedding)
+        looked = [(look, frame) for frame in held.frames for look in mine if _looked(look, frame)]
+        made = {table: [row for look, frame in looked for row in rows_of(look, clip_id, frame)]}
+        if any(look.number is not None for look in mine):
+            made["looks"] = [row for look in mine for row in _look_rows(look, clip_id, held.frames)]
+        if "looks" in made and step == "detect":
+            made["audits"] = [row for look in mine for row in _audit_rows(look, mine[-1], clip_id, held.frames)]
+        return made
 
-    def _detections(self, clip_id: str, frame: Row) -> list[Row]:
-        pts, source = int(frame["pts"]), self._sources["detect"]
-        return [
-            {
-                "clip_id": clip_id, "pts": pts, "det_id": keys.derived_id(clip_id, pts, source, number), "source": source,
-                "class_name": box.class_name, "score": box.score, "x1": box.x1, "y1": box.y1, "x2": box.x2, "y2": box.y2,
-            }
-            for number, box in enumerate(detect.unpack(frame["detections"], self._classes))
-        ]  # fmt: skip
+    def _count(self, work: Work, held: _Open) -> None:
+        """Add a complete clip to the tally of every stage."""
+        assert held.end is not None
+        frames, n_clip = held.frames, int(work.clip["n_frames"])
+        n, seconds = len(frames), float(held.end.get("seconds", 0.0))
+        self._tally.flow("decode", n_in=n_clip, n_passed=n_clip, n_out=n, n_found=n, seconds=seconds)
+        for look in self._looks:
+            asked = [frame for frame in frames if look.number is None or not math.isnan(frame[look.p_look])]
+            looked = [frame for frame in asked if _looked(look, frame)]
+            found = [frame for frame in looked if look.step != "detect" or _has_box(frame[look.made])]
+            n_passed = len(asked) if look.number is None else sum(bool(frame[look.passed]) for frame in asked)
+            self._tally.flow(
+                look.name, n_in=len(asked), n_passed=n_passed, n_out=len(looked), n_found=len(found),
+                seconds=sum(float(frame[look.seconds]) for frame in frames),
+            )  # fmt: skip
 
-    def _embedding(self, clip_id: str, frame: Row) -> Row:
-        vector = frame["embedding"]
-        return {
-            "clip_id": clip_id, "pts": int(frame["pts"]), "det_id": None, "source": self._sources["embed"],
-            "dim": len(vector) // 2, "vector": vector,
-        }  # fmt: skip
+
+def _looked(look: Look, frame: Row) -> bool:
+    return look.number is None or float(frame[look.p_look]) > 0
+
+
+def _has_box(packed: bytes) -> bool:
+    scores = np.frombuffer(packed, dtype="<f4").reshape(-1, 6)[:, 4]
+    return bool((scores >= np.float32(cascade.MIN_SCORE)).any())
+
+
+def _detections(look: Look, clip_id: str, frame: Row) -> list[Row]:
+    pts, source = int(frame["pts"]), look.source
+    return [
+        {
+            "clip_id": clip_id, "pts": pts, "det_id": keys.derived_id(clip_id, pts, source, number), "source": source,
+            "class_name": box.class_name, "score": box.score, "x1": box.x1, "y1": box.y1, "x2": box.x2, "y2": box.y2,
+        }
+        for number, box in enumerate(detect.unpack(frame[look.made], look.classes))
+    ]  # fmt: skip
+
+
+def _embedding(look: Look, clip_id: str, frame: Row) -> list[Row]:
+    vector = frame[look.made]
+    row = {
+        "clip_id": clip_id, "pts": int(frame["pts"]), "det_id": None, "source": look.source, "dim": len(vector) // 2,
+        "vector": vector,
+    }  # fmt: skip
+    return [row]
+
+
+def _look_rows(look: Look, clip_id: str, frames: Sequence[Row]) -> list[Row]:
+    """Return the rows of `looks` of one stage and clip: first one for the clip with its counts, then one per look."""
+    same = {"clip_id": clip_id, "step": look.step, "stage": look.name, "number": look.number, "source": look.source}
+    asked = [frame for frame in frames if not math.isnan(frame[look.p_look])]
+    n_passed = sum(bool(frame[look.passed]) for frame in asked)
+    no_counts = {"n_in": None, "n_passed": None}
+    whole = {**same, "pts": None, "p_look": look.audit, "passed": None, "n_in": len(asked), "n_passed": n_passed}
+    return [whole] + [
+        same | {"pts": int(frame["pts"]), "p_look": float(frame[look.p_look]), "passed": bool(frame[look.passed])} | no_counts
+        for frame in asked
+        if _looked(look, frame)
+    ]
+
+
+def _audit_rows(look: Look, judge: Look, clip_id: str, frames: Sequence[Row]) -> list[Row]:
+    """Return the rows of `audits` of one stage and clip: what it would have dropped, and what the last detector found there."""
+    audited = [frame for frame in frames if _looked(look, frame) and not frame[look.passed]]
+    return [
+        {
+            "audit_id": keys.derived_id("audit", clip_id, int(frame["pts"]), look.name), "step": look.name, "clip_id": clip_id,
+            "pts": int(frame["pts"]), "p_look": float(frame[look.p_look]), "dropped": True,
+            "positive": _has_box(frame[judge.made]) if _looked(judge, frame) else None,
+        }
+        for frame in audited
+    ]  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

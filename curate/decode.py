@@ -18,6 +18,7 @@ from curate import scan
 from curate.detect import Batch
 from curate.scan import Part
 from infra import video
+from infra.clock import SystemClock
 from infra.decoder import DecoderPool
 from infra.errors import MediaError, ObjectMissing
 from infra.records import Index
@@ -59,11 +60,18 @@ class Decode:
     Args:
         settings: how to reach the store.
         store_url: the store.
-        sizes_px: pixel column -> side of its square; "detect_rgb" and "embed_rgb" where their models look.
+        sizes_px: pixel column -> side of its square; those of detectors begin with "detect".
         every_s: a frame at least this often; None where clips were scanned before.
+        score: version of the motion score.
+        gate: what is decoded at all (see `scan_clip`).
     """
 
-    def __init__(self, settings: Settings, store_url: str, sizes_px: Mapping[str, int], every_s: float | None) -> None:
+    def __init__(
+        self, settings: Settings, store_url: str, sizes_px: Mapping[str, int], every_s: float | None, *, score: int = 1,
+        gate: scan.GateKind = "none",
+    ) -> None:  # fmt: skip
+        self._score, self._gate = score, gate
+        self._clock = SystemClock()
         self._store = open_store(store_url, settings)
         self._sizes_px, self._every_s = dict(sizes_px), every_s
         self._pool = DecoderPool(cpu_s=LIMIT_S, wall_s=LIMIT_S)
@@ -74,7 +82,8 @@ class Decode:
         Raises:
             StoreError: the store cannot be reached; that is nobody's clip's fault, and ends the job.
         """
-        n_frames, end = 0, {}
+        n_frames, end, busy_ns = 0, {}, 0
+        start_ns = self._clock.mono_ns()
         try:
             with self._store.local(work.clip["key"]) as path:
                 for part in self._parts(path, work):
@@ -82,35 +91,40 @@ class Decode:
                         end["gops"] = part["gops"]
                         continue
                     n_frames += len(part["pts"])
-                    yield self._batch(work, part)
+                    batch = self._batch(work, part)
+                    busy_ns += self._clock.mono_ns() - start_ns
+                    yield batch
+                    start_ns = self._clock.mono_ns()  # what others did meanwhile is theirs
         except (MediaError, ObjectMissing) as error:
             end = {"error": str(error), "error_class": type(error).__name__}
-        yield self._end(work, {**end, "n_frames": n_frames})
+        seconds = (busy_ns + self._clock.mono_ns() - start_ns) / 1e9
+        yield self._end(work, {**end, "n_frames": n_frames, "seconds": seconds})
 
     def _parts(self, path: Path, work: Work) -> Iterator[Part]:
         index, sizes_px = work.clip["index"], self._sizes_px
         if self._every_s is None:
             return self._pool.stream("curate.decode:kept_frames", path, index=index, pts=work.kept, sizes_px=sizes_px)
-        return self._pool.stream("curate.scan:scan_clip", path, index=index, every_s=self._every_s, sizes_px=sizes_px)
+        return self._pool.stream(
+            "curate.scan:scan_clip", path, index=index, every_s=self._every_s, sizes_px=sizes_px, score=self._score,
+            gate=self._gate, clip_id=work.clip_id, masks=work.masks,
+        )  # fmt: skip
 
     def _batch(self, work: Work, part: Part) -> Batch:
         n = len(part["pts"])
-        measures: Batch = {name: np.asarray(part[name], np.float64) for name in scan.MEASURES if name in part}
+        known = part if self._every_s is not None else work.measured(part["pts"])
+        measures: Batch = {name: np.asarray(known[name], np.float64) for name in scan.MEASURES}
         pixels = {name: part[name] for name in self._sizes_px}
         return {**self._columns(work, n, b""), **measures, "pts": part["pts"], **pixels}
 
     def _end(self, work: Work, end: Mapping[str, Any]) -> Batch:
-        measures = {name: np.full(1, np.nan) for name in scan.MEASURES} if self._every_s is not None else {}
+        measures = {name: np.full(1, np.nan) for name in scan.MEASURES}
         black = {name: np.zeros((1, size, size, 3), np.uint8) for name, size in self._sizes_px.items()}
         return {**self._columns(work, 1, json.dumps(end).encode()), **measures, "pts": np.zeros(1, np.int64), **black}
 
     def _columns(self, work: Work, n: int, end: bytes) -> Batch:
         width, height = int(work.clip["width_px"]), int(work.clip["height_px"])
-        size = self._sizes_px.get("detect_rgb", 1)
-        _, scale, pad_x, pad_y = video.fit((width, height), (size, size))
         ends = np.empty(n, dtype=object)
         ends[:] = end
         return {
             "clip_id": np.full(n, work.clip_id), "end": ends, "width_px": np.full(n, width), "height_px": np.full(n, height),
-            "scale": np.full(n, scale), "pad_x": np.full(n, pad_x), "pad_y": np.full(n, pad_y),
         }  # fmt: skip

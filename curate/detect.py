@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.errors import UsageError
+from infra.errors import JobError, UsageError
 from infra.keys import sha256_hex
 
 VERSION = 1
@@ -59,6 +59,19 @@ class Weights:
     def source(self) -> str:
         """`name@version`: the file's name and the first 8 digits of its hash."""
         return f"{self.path.stem}@{self.sha256[:8]}"
+
+    def check(self) -> None:
+        """Make sure that the file is still what was hashed: rows carry that hash.
+
+        Raises:
+            JobError: it was replaced or removed since.
+        """
+        found = sha256_hex(self.path.read_bytes()) if self.path.is_file() else "nothing"
+        if found != self.sha256:
+            raise JobError(
+                f"weights {self.path} changed since the job began (then {self.sha256[:12]}, now {found[:12]}): "
+                "what was finished is committed; run the command again for the rest, or put the old file back"
+            )
 
 
 def read_weights(path: Path) -> Weights:

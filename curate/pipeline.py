@@ -1,9 +1,10 @@
 """The table of steps that need pixels, and the plain loop over it. Ray runs the same table: `curate/jobs.py`.
 
     works --> decode (fans out: one clip, many frames) --> detect --> embed --> rows
+    works --> decode --> the stages of a cascade (`curate/cascade.py`), each for the frames that are worth it --> rows
 
-A batch is a dict of numpy columns, one entry per frame. Pixels travel as uint8 columns, one per model, at the model's
-size, and are dropped by the step that used them. Each clip ends with one row whose `end` column holds what is known of the
+A batch is a dict of numpy columns, one entry per frame. Pixels travel as uint8 columns, one per model and size, and are
+dropped by the last step that uses them. Each clip ends with one row whose `end` column holds what is known of the
 clip as a whole, or why it failed; so a batch may mix clips, and arrive in any order. Compressed clips never travel.
 
 A clip is decoded once: where several steps are missing they share its frames; where only later steps are, just the kept
@@ -12,43 +13,25 @@ frames are decoded again.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from curate import openclip
+from curate import cascade, openclip
+from curate.cascade import Look
 from curate.decode import Decode
-from curate.detect import Batch, Weights, describe, open_detector
+from curate.detect import Batch, open_detector
 from curate.plan import Options, Step, Work
 from curate.scan import PART
+from infra import video
+from infra.clock import SystemClock
 from infra.settings import Settings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looks:
-    """Which models look at the frames of a pass: their `name@version`, and pixel column -> side of its square."""
-
-    detector: str = ""
-    classes: tuple[str, ...] = ()
-    embedder: str = ""
-    sizes_px: Mapping[str, int]
-
-
-def looks(options: Options, steps: Sequence[Step]) -> Looks:
-    """Return what the models of `steps` want, without opening them for work."""
-    sizes: dict[str, int] = {}
-    detector, classes, embedder = "", tuple[str, ...](), ""
-    if "detect" in steps and options.detector is not None:
-        described = describe(options.detector)
-        detector, classes, sizes["detect_rgb"] = described.name, described.classes, described.size_px
-    if "embed" in steps and options.embedder_path is not None:
-        embedder, sizes["embed_rgb"] = openclip.describe(options.embedder_path, options.embedder_model)
-    return Looks(detector=detector, classes=classes, embedder=embedder, sizes_px=sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,64 +53,126 @@ class Stage:
     workers: tuple[int, int]
 
 
-def table(options: Options, seen: Looks, settings: Settings, store_url: str, *, scans: bool, cpus: int) -> list[Stage]:
+def looks(options: Options, steps: Sequence[Step]) -> tuple[Look, ...]:
+    """Return the models that look at the frames of a pass over `steps`, in order, without opening them for work.
+
+    With a cascade these are all stages that decide the rows of `steps`: a later stage cannot be run without those before it.
+    """
+    if options.cascade is not None:
+        return options.cascade.upto("embed" if "embed" in steps else "detect") if {"detect", "embed"} & set(steps) else ()
+    made = []
+    if "detect" in steps and options.detector is not None:
+        made.append(cascade.detector(options.detector))
+    if "embed" in steps and options.embedder_path is not None:
+        made.append(cascade.embedder(options.embedder_path, options.embedder_model))
+    return tuple(made)
+
+
+def table(options: Options, seen: Sequence[Look], settings: Settings, store_url: str, *, scans: bool, cpus: int) -> list[Stage]:
     """Return the stages of one pass.
 
     Args:
-        options: weights and thresholds.
-        seen: which models look.
+        options: the grid of the scan.
+        seen: which models look, in order.
         settings: how a worker reaches the store.
         store_url: the store.
         scans: whether clips are scanned; if not, just their kept frames are decoded.
         cpus: cores that all workers have together.
     """
-    sizes, every_s, most = dict(seen.sizes_px), options.every_s if scans else None, max(1, cpus // 2)
+    sizes = {look.pixels: look.size_px for look in seen}
+    every_s, most = options.every_s if scans else None, max(1, cpus // 2)
     stages = [
         Stage(
             step="decode",
-            make=partial(Decode, settings, store_url, sizes, every_s),
+            make=partial(Decode, settings, store_url, sizes, every_s, score=options.score, gate=options.gate),
             batch_size=1,
             num_cpus=0.5,
             workers=(1, most),
         )
     ]
-    if seen.detector and options.detector is not None:
-        make = partial(_open_detect, options.detector)
-        stages.append(Stage(step="detect", make=make, batch_size=PART, num_cpus=1.0, workers=(1, most)))
-    if seen.embedder and options.embedder_path is not None:
-        make = partial(_open_embed, options.embedder_path, options.embedder_model)
-        stages.append(Stage(step="embed", make=make, batch_size=2 * PART, num_cpus=0.5, workers=(1, most)))
-    return stages
-
-
-def _open_detect(weights: Weights) -> OnFrames:
-    return OnFrames(open_detector(weights), "detect_rgb", "detections")
-
-
-def _open_embed(path: Path, model_name: str | None) -> OnFrames:
-    return OnFrames(openclip.OpenClipEmbedder(path, model_name=model_name), "embed_rgb", "embedding")
+    for number, look in enumerate(seen):
+        stages.append(
+            Stage(
+                step=look.name,
+                make=partial(OnFrames.open, look, seen[:number], seen[number + 1 :]),
+                batch_size=PART if look.step == "detect" else 2 * PART,
+                num_cpus=1.0 if look.step == "detect" else 0.5,
+                workers=(1, most),
+            )
+        )
+    share = min(1.0, cpus / sum(stage.num_cpus for stage in stages))  # one worker of each must fit, however many stages
+    return [dataclasses.replace(stage, num_cpus=math.floor(100 * stage.num_cpus * share) / 100) for stage in stages]
 
 
 class OnFrames:
-    """Runs a model on the frames of a batch and passes the clips' end rows by.
+    """Runs a model on the frames of a batch that it is to look at, and passes other frames and the clips' end rows by.
 
     Args:
-        model: takes and returns a batch; replaces column `pixels` by column `adds`.
-        pixels: the column that it uses up.
-        adds: the column that it makes.
+        model: takes and returns a batch; replaces column `detect_rgb` by `detections`, or `embed_rgb` by `embedding`.
+        look: what it is, and which frames it looks at.
+        before: the stages that had the batch before.
+        after: those that will.
     """
 
-    def __init__(self, model: Callable[[Batch], Batch], pixels: str, adds: str) -> None:
-        self._model, self._pixels, self._adds = model, pixels, adds
+    def __init__(
+        self, model: Callable[[Batch], Batch], look: Look, before: Sequence[Look] = (), after: Sequence[Look] = ()
+    ) -> None:
+        self._model, self._look = model, look
+        self._before = before[-1] if before else None
+        self._counted = cascade.counting(before)
+        self._is_last = look.pixels not in {other.pixels for other in after}
+        self._clock = SystemClock()
+
+    @classmethod
+    def open(cls, look: Look, before: Sequence[Look], after: Sequence[Look]) -> OnFrames:
+        """Open the model of a look: done where it runs.
+
+        Raises:
+            JobError: its file is not the one that the job began with.
+        """
+        model: Callable[[Batch], Batch]
+        if look.step == "detect":
+            model = open_detector(look.weights)
+        else:
+            model = openclip.OpenClipEmbedder(look.path, model_name=look.model)
+        look.weights.check()  # after it was read: what was swapped until now is found
+        return cls(model, look, before, after)
 
     def __call__(self, batch: Batch) -> Batch:
-        is_frame = np.array([not end for end in batch["end"]], dtype=bool)
-        made = np.empty(len(is_frame), dtype=object)
+        start_ns, look = self._clock.mono_ns(), self._look
+        looked = np.array([not end for end in batch["end"]], dtype=bool)
+        added: Batch = {}
+        if look.number is not None:
+            looked, added = self._chosen(batch, looked)
+        made = np.empty(len(looked), dtype=object)
         made[:] = b""
-        if is_frame.any():
-            frames = {name: column[is_frame] for name, column in batch.items()}
-            made[is_frame] = self._model(frames)[self._adds]
-        return {**{name: column for name, column in batch.items() if name != self._pixels}, self._adds: made}
+        if looked.any():
+            made[looked] = self._model(self._given(batch, looked))["detections" if look.step == "detect" else "embedding"]
+        kept = {name: column for name, column in batch.items() if name != look.pixels or not self._is_last}
+        seconds = (self._clock.mono_ns() - start_ns) / 1e9 / max(1, len(looked))
+        return {**kept, look.made: made, **added, look.seconds: np.full(len(looked), seconds)}
+
+    def _chosen(self, batch: Batch, is_frame: Any) -> tuple[Any, Batch]:
+        """Return which rows a stage of a cascade looks at, and its columns `p_look` and `passed`."""
+        look = self._look
+        p_before = np.ones(len(is_frame)) if self._before is None else np.nan_to_num(batch[self._before.p_look])
+        asked = is_frame & (p_before > 0)
+        passed = asked & cascade.holds(look, self._counted, batch)
+        looked = passed | cascade.draw(look, batch, asked, passed)
+        p_look = np.where(asked, np.where(looked, p_before * np.where(passed, 1.0, look.audit), 0.0), np.nan)
+        return looked, {look.p_look: p_look, look.passed: passed}
+
+    def _given(self, batch: Batch, looked: Any) -> Batch:
+        """Return the rows to look at as the model reads them; for detectors with the place of the picture in its square."""
+        look = self._look
+        given = {name: column[looked] for name, column in batch.items() if name != look.pixels and not name.endswith("_rgb")}
+        given[f"{look.step}_rgb"] = batch[look.pixels][looked]
+        if look.step == "detect":
+            square = (look.size_px, look.size_px)
+            sizes = zip(given["width_px"], given["height_px"], strict=True)
+            places = [video.fit((int(width), int(height)), square)[1:] for width, height in sizes]
+            given |= dict(zip(("scale", "pad_x", "pad_y"), map(np.array, zip(*places, strict=True)), strict=True))
+        return given
 
 
 def run_local(works: Iterable[Work], stages: Sequence[Stage]) -> Iterator[Batch]:

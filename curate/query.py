@@ -5,7 +5,8 @@
     night.count(); night.distribution(by=["camera_id"]); night.sample(200, by=["camera_id"], seed=7)
 
 A view is frozen: `where` returns a narrower one, and nothing is read before it is asked for. Its unit is what a row is:
-a *frame* that some step looked at, a *clip*, or an *interval* to which a person gave a class label.
+a *frame* that some step looked at, a *clip*, or an *interval*: one to which a person gave a class label, or (`events`) one in
+which a layer such as motion is on.
 
 Rows are not footage. A frame stands for more time the less likely it was to be looked at; so a distribution gives both:
 rows, and seconds of footage, each frame counting its clip's mean time per frame / p_keep. The vault is left out unless
@@ -17,11 +18,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import polars as pl
 
-from curate import datasets, search
+from curate import datasets, events, search
+from curate.layers import MOTION, Layer, layer
 from curate.sample import STRATEGIES, Strategy
 from curate.split import VAULT_LEAST_UNITS, in_vault
 from infra import catalog as tables
@@ -91,6 +93,18 @@ class Footage:
     def intervals(self) -> View:
         """One row per live class label; its other columns are those of the kept frame nearest its centre."""
         return View(self, "interval")
+
+    def events(self, name: str = MOTION, **how: Any) -> View:
+        """Return one row per interval in which a layer is on, as a view with unit "interval": `where`, `sample`, ... work.
+
+        Args:
+            name: motion, a class such as person, or a where-expression over frames; see `curate.layers`.
+            how: on, off, least_s, merge_s, pad_s, dark, hours, join_s: see `curate.layers.layer`.
+
+        Raises:
+            QueryError: a name or number that cannot be.
+        """
+        return View(self, "interval", layer=layer(name, **how))
 
     def view(self, unit: Unit) -> View:
         """Return the view of a unit by name."""
@@ -177,6 +191,7 @@ class View:
     text: str = ""
     min_score: float = 0.25
     sources: Mapping[str, str] = field(default_factory=dict)
+    layer: Layer | None = None
 
     def where(self, text: str) -> View:
         """Return the narrower view; the expression is read now and its columns are checked when rows are read."""
@@ -198,11 +213,18 @@ class View:
             rows = _clips(catalog)
         else:
             rows = views.frames_view(catalog, min_score=self.min_score, sources=self.sources or None)
-            rows = _timed(catalog, rows) if self.unit == "frame" else _intervals(catalog, rows)
+            rows = _timed(catalog, rows) if self.unit == "frame" else self._intervals(catalog, rows)
         vault = self.footage.vault_state()
         if vault.held and not self.footage.vault:
             rows = rows.filter(~pl.col(vault.unit).is_in(sorted(vault.held)) | pl.col(vault.unit).is_null())
         return rows.filter(where.parse(self.text).to_polars(rows.collect_schema())) if self.text else rows
+
+    def _intervals(self, catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
+        if self.layer is None:
+            return _nearest(catalog, frames, _labelled(catalog))
+        clips = View(self.footage, "clip").lazy(catalog).select("clip_id").collect()["clip_id"]
+        found = events.find(catalog, self.layer, clips.to_list()).rows
+        return _nearest(catalog, frames, found.drop("camera_id", "recording_id", "source_name").lazy())
 
     def count(self) -> int:
         """Return the number of rows."""
@@ -276,7 +298,8 @@ class View:
         )  # fmt: skip
         versions = self.footage.catalog.snapshot()
         rows = self.lazy(self.footage.catalog.at(versions)).with_columns(**_span(self.unit))
-        extra = {"min_score": self.min_score, "sources": dict(self.sources), "vault": str(self.footage.vault_state())}
+        asked = {"layer": dataclasses.asdict(self.layer)} if self.layer else {}
+        extra = asked | {"min_score": self.min_score, "sources": dict(self.sources), "vault": str(self.footage.vault_state())}
         return datasets.select(rows, plan, query=self.text, unit=self.unit, snapshots=versions, extra=extra)
 
     def __repr__(self) -> str:
@@ -319,29 +342,31 @@ def _clips(catalog: tables.Catalog) -> pl.LazyFrame:
     return views.clips_view(catalog).with_columns(**{TIME: length})
 
 
-def _intervals(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
-    """Return one row per live class label, with the columns of the kept frame nearest its centre (null without one)."""
+def _labelled(catalog: tables.Catalog) -> pl.LazyFrame:
+    """Return one row per live class label: clip_id, start_pts, end_pts, label, annotator."""
     labels = catalog.scan("labels")
     retracted = labels.filter(pl.col("retracts").is_not_null()).select(label_id="retracts")
     about_all = pl.col("retracts").is_null() & pl.col("factor").is_null() & pl.col("x1").is_null()  # a box is about a part
     live = labels.filter(about_all).join(retracted, on="label_id", how="anti")
     said = live.select("clip_id", "start_pts", "end_pts", "annotator", label="name")
-    spans = said.group_by("clip_id", "start_pts", "end_pts", "label").agg(pl.col("annotator").unique().sort().str.join(", "))
-    spans = spans.join(_frame_seconds(catalog), on="clip_id", how="semi")
-    spans = spans.with_columns(pts=(pl.col("start_pts") + pl.col("end_pts")) // 2).sort("pts")
+    return said.group_by("clip_id", "start_pts", "end_pts", "label").agg(pl.col("annotator").unique().sort().str.join(", "))
+
+
+def _nearest(catalog: tables.Catalog, frames: pl.LazyFrame, found: pl.LazyFrame) -> pl.LazyFrame:
+    """Return intervals with the columns of the kept frame nearest to the centre of each (null without one)."""
+    found = found.join(_frame_seconds(catalog), on="clip_id", how="semi")
+    found = found.with_columns(pts=(pl.col("start_pts") + pl.col("end_pts")) // 2).sort("pts")
     clip_columns = ["camera_id", "recording_id", "site", "day", "source_group", "source_name"]
     clips = views.clips_view(catalog)
     own = [name for name in clip_columns if name in clips.collect_schema()]
-    seen = frames.drop("label", "start_pts", "end_pts", *own, strict=False).sort("pts")
-    joined = spans.join_asof(seen, on="pts", by="clip_id", strategy="nearest", check_sortedness=False).join(
+    given = found.drop("clip_id", "pts").collect_schema().names()
+    seen = frames.drop("label", *given, *own, strict=False).sort("pts")
+    joined = found.join_asof(seen, on="pts", by="clip_id", strategy="nearest", check_sortedness=False).join(
         clips.select("clip_id", *own), on="clip_id", how="left"
     )
     timed = joined.join(_frame_seconds(catalog).select("clip_id", "tick_s"), on="clip_id", how="left")
-    return (
-        timed.with_columns(**{TIME: (pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")})
-        .drop("tick_s", "pts")
-        .sort("clip_id", "start_pts", "label")
-    )
+    made = timed.with_columns(**{TIME: (pl.col("end_pts") - pl.col("start_pts")) * pl.col("tick_s")}).drop("tick_s", "pts")
+    return made.sort("clip_id", "start_pts", *(["label"] if "label" in given else []))
 
 
 def _denominator_s(footage: Footage, unit: Unit) -> float:

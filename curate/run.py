@@ -89,14 +89,7 @@ def _pixels(
     looks = pipeline.looks(options, steps)
     stages = pipeline.table(options, looks, settings, catalog.store.url, scans="scan" in steps, cpus=cpus)
     given = plan.with_kept(catalog, works) if "scan" not in steps else works
-    collector = Collector(
-        catalog,
-        works,
-        clock=clock,
-        tally=tally,
-        classes=looks.classes,
-        sources={"detect": looks.detector, "embed": looks.embedder},
-    )
+    collector = Collector(catalog, works, looks=looks, clock=clock, tally=tally)
     start_ns, n_before = clock.mono_ns(), tally.n_frames
     try:
         for batch in engine(given, stages):

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from curate import factors, openclip, quality
+from curate import daylight, openclip, quality
 from curate.collect import Tally
 from curate.factors import Factor, Sheet
 from curate.plan import Options, Work
@@ -54,10 +56,13 @@ def tag(catalog: Catalog, clip_ids: Sequence[str], sheet: Sheet, embedder: OpenC
             made.append(_row(factor, frames, pl.Series(_lighting(frames), dtype=pl.String)))
         elif factor.origin == "rule":
             rows = _of(frames_view(catalog, min_score=factor.min_score, classes=_classes(factor)), clip_ids)
-            named = rows.select(*_KEY, name=factors.by_rules(factor, rows.collect_schema())).sort(_KEY).collect()
+            named = rows.select(*_KEY, name=by_rules(factor, rows.collect_schema())).sort(_KEY).collect()
+            made.append(_row(factor, named, named["name"]))
+        elif factor.origin == "sun":
+            named = daylight.name_frames(frames, daylight.places(catalog))
             made.append(_row(factor, named, named["name"]))
         elif factor.origin == "prompts" and embedder is not None:
-            made.append(_by_prompts(catalog, clip_ids, factor, embedder))
+            made.append(_from_embeddings(catalog, clip_ids, factor, embedder))
     empty = pl.DataFrame(schema={"clip_id": pl.String, "pts": pl.Int64, "factor": pl.String, "name": pl.String,
                                  "score": pl.Float32, "source": pl.String})  # fmt: skip
     return pl.concat([empty, *made])
@@ -93,13 +98,60 @@ def _open_embedder(options: Options) -> OpenClipEmbedder:
     return openclip.OpenClipEmbedder(options.embedder_path, model_name=options.embedder_model)
 
 
-def _by_prompts(catalog: Catalog, clip_ids: Sequence[str], factor: Factor, embedder: OpenClipEmbedder) -> pl.DataFrame:
+def _from_embeddings(catalog: Catalog, clip_ids: Sequence[str], factor: Factor, embedder: OpenClipEmbedder) -> pl.DataFrame:
     frame_vectors = pl.col("det_id").is_null() & pl.col("pts").is_not_null() & (pl.col("source") == embedder.name)
     rows = _of(catalog.scan("embeddings"), clip_ids).filter(frame_vectors).sort(_KEY).collect()
     if rows.is_empty():
         return _row(factor, rows, pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.Float32))
     images = openclip.unpack(rows["vector"].to_list(), rows["dim"][0])
-    best, probs = factors.by_prompts(factor, images, embedder.texts(list(factor.prompts.values())), embedder.scale)
-    prompts = list(factor.prompts)
-    names = [prompts[index] if prob >= factor.floor else None for index, prob in zip(best, probs, strict=True)]
+    best, probs = by_prompts(factor, images, embedder.texts(factor.sentences), embedder.scale)
+    floors = [(value, factor.floors.get(value, factor.floor)) for value in factor.prompts]
+    found = ((*floors[index], prob) for index, prob in zip(best, probs, strict=True))
+    names = [value if prob >= floor else None for value, floor, prob in found]
     return _row(factor, rows, pl.Series(names, dtype=pl.String), pl.Series(probs))
+
+
+def by_rules(factor: Factor, schema: pl.Schema) -> pl.Expr:
+    """Return the expression that gives the value of the first rule that holds, null when none does.
+
+    Args:
+        factor: one with origin "rule".
+        schema: of `infra.views.frames_view`, whose columns the rules name.
+
+    Raises:
+        QueryError: a rule names a column that is not there.
+    """
+    conditions = [pl.when(expression.to_polars(schema)).then(pl.lit(value)) for value, expression in factor.rules]
+    return pl.coalesce(conditions)
+
+
+def by_prompts(
+    factor: Factor, images: NDArray[np.float32], texts: NDArray[np.float32], scale: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return for each picture the index of its best value and that value's probability.
+
+    The sentences of a value are averaged before they are compared, as for the ensembles of prompts of CLIP's authors
+    (Radford and others, 2021, section 3.1.4): one unit vector per value.
+
+    Args:
+        factor: one with origin "prompts".
+        images: float32 (N, dim) embeddings, unit length.
+        texts: float32 (n sentences, dim) in the order of `factor.sentences`, unit length.
+        scale: the model's logit scale (its temperature), as a factor.
+
+    Returns:
+        int64 (N,) indices into `factor.prompts` and float32 (N,) probabilities; the floor is the caller's to apply.
+    """
+    logits = scale * (images @ _one_per_value(factor, texts).T)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs = weights / weights.sum(axis=1, keepdims=True)
+    best = probs.argmax(axis=1)
+    return best.astype(np.int64), probs[np.arange(len(best)), best].astype(np.float32)
+
+
+def _one_per_value(factor: Factor, texts: NDArray[np.float32]) -> NDArray[np.float32]:
+    counts = [len(sentences) for sentences in factor.prompts.values()]
+    if max(counts) == 1:
+        return texts
+    means = np.stack([part.mean(axis=0) for part in np.split(texts, np.cumsum(counts)[:-1])])
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)

@@ -47,7 +47,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="curate",
-        target="curate.cli:curate",
+        target="curate.cli_curate:curate",
         summary="Scan, detect and tag what was ingested, each clip decoded once; a rerun does what is missing.",
         example='camloop curate --weights yolov8n.onnx --without embed',
         extra="cloud",

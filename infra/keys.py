@@ -130,3 +130,8 @@ def derived_id(*parts: str | int | None) -> str:
 def fingerprint(step: str, version: int, settings: Mapping[str, object], weights_sha256: str | None) -> str:
     """Return what a step's output depends on beside its input: step, hand-raised VERSION, settings, weights."""
     return json_sha256({"step": step, "version": version, "settings": dict(settings), "weights": weights_sha256})[:32]
+
+
+def uniform(*parts: str | int) -> float:
+    """Return a draw from [0, 1) that is a pure function of its parts (purpose, clip, frame): no generator, no order."""
+    return int(derived_id(*parts)[:13], 16) / 16**13

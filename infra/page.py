@@ -67,9 +67,11 @@ def verdict(name: str) -> Markup:
     return Markup(f'<span class="verdict {text(name.replace(" ", "-"))}">{text(name)}</span>')
 
 
-def interval(value: float | None, low: float | None, high: float | None, threshold: float | None, name: str) -> Markup:
-    """Return [low, high] with its value on a scale from 0 to 1, the threshold as an upright line."""
-    width, height = 260, 26
+def interval(
+    value: float | None, low: float | None, high: float | None, threshold: float | None, name: str, *, width: int = 260
+) -> Markup:
+    """Return [low, high] with its value on a scale from 0 to 1, `width` pixels wide, the threshold as an upright line."""
+    height = 26
     if value is None:
         return Markup('<span class="soft">no figure</span>')
 

@@ -44,14 +44,21 @@ class Packet:
 
 
 @contextmanager
-def opened(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path, threads: int = 1, *, is_known: bool = False) -> Iterator[tuple[Any, Any]]:
     """Open a clip behind the whitelists and limits, and yield (container, its video stream).
+
+    Args:
+        path: the clip.
+        threads: of the decoder.
+        is_known: it was probed before, so that no picture need be decoded to find out what it is (20 ms at 1080p); what only
+            a picture tells, such as the pixel format, is unknown until the first one.
 
     Raises:
         MediaError: not a clip, or over a limit; also for whatever FFmpeg raises inside the block.
     """
     try:
-        with av.open(f"file:{path}", options=dict(_OPTIONS), metadata_errors="replace") as container:
+        unread: Any = [{"skip_frame": "all"}] * MAX_STREAMS if is_known else None  # while it looks for streams only
+        with av.open(f"file:{path}", options=dict(_OPTIONS), stream_options=unread, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:
                 raise MediaError(f"{path.name}: holds no video stream")

@@ -81,6 +81,11 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("audit_id", _ID, False), ("step", pa.string(), False), ("clip_id", _ID), ("pts", _PTS), ("p_look", pa.float64()),
         ("dropped", pa.bool_()), ("positive", pa.bool_()),
     ),
+    "looks": _schema(  # of the stages of a cascade, which look at some frames only; clips without rows were looked at whole
+        ("clip_id", _ID, False), ("pts", _PTS), ("step", pa.string(), False), ("stage", pa.string(), False),
+        ("number", pa.int32(), False), ("source", pa.string(), False), ("p_look", pa.float64(), False), ("passed", pa.bool_()),
+        ("n_in", pa.int64()), ("n_passed", pa.int64()),
+    ),
     "labels": _schema(
         ("label_id", _ID, False), ("clip_id", _ID, False), ("start_pts", _PTS), ("end_pts", _PTS), ("factor", pa.string()),
         ("name", pa.string()), ("x1", _SCORE), ("y1", _SCORE), ("x2", _SCORE), ("y2", _SCORE), ("annotator", pa.string()),

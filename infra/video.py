@@ -2,8 +2,8 @@
 
 Workflow: `probe` once when a clip arrives (its truth goes into the table `clips`), then `decode` with the `index` that
 probe found. av and numpy only. The parts stand beside this file and are re-exported here: demuxing, seeking and limits in
-`reader.py`, pictures and resizing in `picture.py`, clips made of images in `images.py`, cut files in `boxes.py`, the
-encoder in `writer.py`.
+`reader.py`, chosen GOPs in `gops.py`, pictures and resizing in `picture.py`, clips made of images in `images.py`, cut files
+in `boxes.py`, the encoder in `writer.py`.
 
 **Timestamps.** Containers lie: wrong counts, decode order sold as presentation order, packets without pictures. `probe`
 therefore demuxes every packet, and believes the packets' times only if
@@ -39,6 +39,7 @@ import numpy.typing as npt
 
 from infra.boxes import complete_bytes, missing_bytes
 from infra.errors import MediaError, UsageError
+from infra.gops import Gops, open_gops
 from infra.images import CODECS, RAW_CODEC, decode_image, is_roll, pack_images, read_images, read_roll, read_vectors
 from infra.picture import Frames, Picture, Rgb, fit, letterbox, place, resize
 from infra.reader import (
@@ -57,8 +58,8 @@ from infra.records import Index
 from infra.writer import Writer
 
 __all__ = [
-    "CONTAINERS", "Frames", "Grid", "Packet", "Picture", "Probe", "Rgb", "Writer", "complete_bytes", "decode", "fit",
-    "letterbox", "pack_images", "packets", "pictures", "place", "probe", "recorded_pts", "resize",
+    "CONTAINERS", "Frames", "Gops", "Grid", "Packet", "Picture", "Probe", "Rgb", "Writer", "complete_bytes", "decode", "fit",
+    "letterbox", "open_gops", "pack_images", "packets", "pictures", "place", "probe", "recorded_pts", "resize",
 ]
 
 SPOT_PACKETS: Final = 32  # decoded by probe to check the packets' word

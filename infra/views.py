@@ -6,6 +6,8 @@ its attributes as a column), factors that hold for the whole clip, and the numbe
 `frames_view`: one row per live row of `frames`, with its clip's and camera's columns, and
 - `pts_s` = pts x time base, `capture_ns` (UTC, null when the start is unknown), `hour` (0-23, the camera's local time);
 - `n_<class>`: detections with score >= min_score; 0 where the detector looked and found none, null where it did not look;
+  where a cascade curated (table `looks`), those of its last detector, and `p_look`, the probability with which that one came
+  to look at the frame: 1 where it looks at every frame, null where it did not look;
 - `<factor>` and `<factor>_source`: a person's word, else a model's tag, else what is fixed for the camera; the newest
   within a kind, a frame's tag before a clip's;
 - `label`: the newest class label without a box that covers pts and was not retracted, else null.
@@ -37,8 +39,8 @@ _CLIP_COLUMNS: Final = (
     "container", "codec", "clock", "index", "state", "width_px", "height_px", "start_ns", "first_pts", "end_pts",
     "time_base_num", "time_base_den", "time_zone", "indoor",
 )  # fmt: skip
-_COMPUTED: Final = ("clip_id", "pts", "pts_s", "capture_ns", "hour", "label", "n_failures")
-_ABOUT_FILES: Final = {"time_pattern", "container_time"}  # attributes that say how to read a camera's files: no factors
+_COMPUTED: Final = ("clip_id", "pts", "pts_s", "capture_ns", "hour", "label", "n_failures", "p_look")
+_ABOUT_FILES: Final = {"time_pattern", "container_time", "mask"}  # how to read a camera's files and pictures: no factors
 _FIRST: Final = -(2**63)
 _LAST: Final = 2**63 - 1
 
@@ -82,6 +84,7 @@ def frames_view(
     min_score: float = 0.25,
     sources: Mapping[str, str] | None = None,
     classes: Sequence[str] = ("person",),
+    human: bool = True,
 ) -> pl.LazyFrame:
     """Return one row per live frame, sorted by clip_id and pts (see the module).
 
@@ -90,6 +93,7 @@ def frames_view(
         min_score: the least score of a detection that counts in `n_<class>`; in [0, 1].
         sources: "detections" or a factor -> the `name@version` to use; without, what is live, the newest first.
         classes: class names that have a column even when none was ever found; every class ever found has one.
+        human: False leaves people's words out: the view as machines and the registry alone would have it, to judge them by.
 
     Raises:
         QueryError: `min_score` is outside [0, 1].
@@ -103,13 +107,18 @@ def frames_view(
     clips = clips.select("clip_id", *_CLIP_COLUMNS, *static)
     frames = catalog.scan("frames", ["clip_id", "pts", *FRAME_MEASURES]).sort("clip_id", "pts")
     taken = [*frames.collect_schema().names(), *clips.collect_schema().names()]
+    words = _words(catalog) if human else _words(catalog).clear()
     # Narrow joins first, on frames alone; what is the same for a whole clip comes with its clip, in one join at the end.
     frames, clips, counts = _join_counts(frames, clips, catalog, min_score, sources.pop("detections", None), classes)
-    frames, clips, factors = _join_factors(frames, clips, catalog, [*taken, *counts], static, sources)
-    labels = _words(catalog).filter(pl.col("factor").is_null(), pl.col("x1").is_null())
+    frames, clips, factors = _join_factors(frames, clips, catalog, words, [*taken, *counts], static, sources)
+    labels = words.filter(pl.col("factor").is_null(), pl.col("x1").is_null())
     frames = covered(frames, segments(labels), "_label")
     frames = frames.join(clips, on="clip_id", how="inner", maintain_order="left")
-    frames = _with_times(frames, zones).with_columns(pl.coalesce(name, "_looked").alias(name) for name in counts)
+    frames = _with_times(frames, zones)
+    if "_p_some" in frames.collect_schema():
+        frames = frames.with_columns(p_look=pl.coalesce("_p_some", pl.col("_looked") + 1.0)).drop("_p_some")
+        frames = frames.with_columns(_looked=pl.when(pl.col("p_look").is_not_null()).then(pl.lit(0, pl.Int64)))
+    frames = frames.with_columns(pl.coalesce(name, "_looked").alias(name) for name in counts)
     for factor in factors:
         frames = _resolve(frames, factor, "_human_" + factor, ["_frame_" + factor, "_clip_" + factor], factor in static)
     return frames.rename({"_label": "label"}).drop("_looked")
@@ -153,13 +162,22 @@ def _with_times(frames: pl.LazyFrame, zones: Sequence[str]) -> pl.LazyFrame:
 def _join_counts(
     frames: pl.LazyFrame, clips: pl.LazyFrame, catalog: Catalog, min_score: float, source: str | None, classes: Sequence[str]
 ) -> tuple[pl.LazyFrame, pl.LazyFrame, list[str]]:
-    """Join n_<class> to frames, and to clips `_looked`: 0 where the detector looked, else null. Return the columns too."""
+    """Join n_<class> to frames, and to clips `_looked`: 0 where the detector looked, else null. Return the columns too.
+
+    Where a cascade curated some clips, frames also get `_p_some`, the probability of a look.
+    """
     found = catalog.scan("detections", ["clip_id", "pts", "source", "class_name", "score"])
     looked = _looked_at(catalog).lazy()
+    in_cascade, looks = _cascaded(catalog, source)
+    some = looks.lazy().filter(pl.col("pts").is_not_null()).join(looked, on="clip_id", how="semi")
     if source is not None:  # a clip whose live detections are all of another source was not looked at by this one
         others = found.group_by("clip_id").agg(own=(pl.col("source") == source).any()).filter(~pl.col("own"))
         looked = looked.join(others, on="clip_id", how="anti")
         found = found.filter(pl.col("source") == source)
+    elif not in_cascade.is_empty():  # of a cascade's detectors the last one counts
+        judges = looks.select("clip_id", _judge="source").unique().lazy()
+        found = found.join(judges, on="clip_id", how="left")
+        found = found.filter(pl.col("_judge").is_null() | (pl.col("source") == pl.col("_judge"))).drop("_judge")
     columns: dict[str, list[str]] = {}
     for name in sorted({*found.select(pl.col("class_name").unique()).collect()["class_name"], *classes}):
         columns.setdefault(class_column(name), []).append(name)
@@ -167,8 +185,24 @@ def _join_counts(
         pl.col("class_name").is_in(names).sum().cast(pl.Int64).alias(column) for column, names in columns.items()
     )  # fmt: skip
     frames = frames.join(counted, on=["clip_id", "pts"], how="left", maintain_order="left")
-    clips = clips.join(looked.with_columns(_looked=pl.lit(0, pl.Int64)), on="clip_id", how="left")
+    whole = looked.join(in_cascade.lazy(), on="clip_id", how="anti").with_columns(_looked=pl.lit(0, pl.Int64))
+    clips = clips.join(whole, on="clip_id", how="left")
+    if not in_cascade.is_empty():
+        some = some.select("clip_id", "pts", _p_some="p_look")
+        frames = frames.join(some, on=["clip_id", "pts"], how="left", maintain_order="left")
     return frames, clips, list(columns)
+
+
+def _cascaded(catalog: Catalog, source: str | None) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the clips that a cascade curated, and the looks (clip_id, pts, source, p_look) of the detector that counts there.
+
+    That is the one named by `source`, else the last one; it has a row with null pts where it looked at no frame of a clip.
+    """
+    rows = catalog.scan("looks", ["clip_id", "pts", "step", "number", "source", "p_look"])
+    looks = rows.filter(pl.col("step") == DETECT).collect()
+    is_last = pl.col("number") == pl.col("number").max().over("clip_id")
+    mine = looks.filter(is_last if source is None else pl.col("source") == source)
+    return looks.select("clip_id").unique(), mine.select("clip_id", "pts", "source", "p_look")
 
 
 def _looked_at(catalog: Catalog) -> pl.DataFrame:
@@ -184,12 +218,13 @@ def _join_factors(
     frames: pl.LazyFrame,
     clips: pl.LazyFrame,
     catalog: Catalog,
+    words: pl.DataFrame,
     taken: Sequence[str],
     static: Sequence[str],
     sources: Mapping[str, str],
 ) -> tuple[pl.LazyFrame, pl.LazyFrame, list[str]]:
     """Join each factor's candidates: a person's word and a tag to frames, a clip's tag to clips. Return the factors too."""
-    words = _words(catalog).filter(pl.col("factor").is_not_null())
+    words = words.filter(pl.col("factor").is_not_null())
     tags = _tags(catalog, sources)
     factors = _factors(taken, static, words["factor"], tags.select(pl.col("factor").unique()).collect()["factor"])
     for factor in factors:

@@ -57,6 +57,13 @@ class Where:
             _check(Not(self._tree), lambda name: _kind_of_dtype(schema[name]), self.text)
         return _polars(self._tree)
 
+    def texts(self) -> dict[str, frozenset[str]]:
+        """Return the texts that each column is compared with: what a speller can check before there are rows."""
+        found: dict[str, set[str]] = {}
+        for column, value in _compared(self._tree):
+            found.setdefault(column, set()).add(value)
+        return {column: frozenset(values) for column, values in found.items()}
+
     def _check_columns(self, known: Iterable[str]) -> None:
         names = list(known)
         for name in sorted(self.columns - set(names)):
@@ -113,6 +120,19 @@ def _columns(tree: Node) -> Iterable[str]:
                 yield from _columns(part)
         case Const():
             return
+
+
+def _compared(tree: Node) -> Iterable[tuple[str, str]]:
+    match tree:
+        case Compare(_, Column(name), Const(str(value))) | Compare(_, Const(str(value)), Column(name)):
+            yield name, value
+        case In(Column(name), values):
+            yield from ((name, value) for value in values if isinstance(value, str))
+        case Not(operand):
+            yield from _compared(operand)
+        case Join(_, parts):
+            for part in parts:
+                yield from _compared(part)
 
 
 def _kind_of_value(value: object) -> Kind | None:

@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.picture import Rgb
-from ingest.regions import Region, covered
+from infra.regions import Region, covered
 
 GRID_PX = 160  # longer side of the pictures compared, as in curate/motion.py
 BLOCK = 4  # grid pixels on the side of a block

@@ -41,7 +41,7 @@ import numpy as np
 from infra.errors import CamloopError, DeviceError, SettingsError, UsageError
 from infra.log import Log
 from infra.settings import Where, read_table
-from ingest.regions import Region, check_regions, covered
+from infra.regions import Region, check_regions, covered
 from ingest.source import PRIVACY, Source, SourceFrame
 from ingest.take import taken
 
@@ -62,7 +62,7 @@ class PrivacySettings:
     """The `[privacy]` table, or the `privacy` of a `[[camera]]`.
 
     Attributes:
-        masks: regions that are always hidden: boxes and polygons in shares of the picture (ingest/regions.py).
+        masks: regions that are always hidden: boxes and polygons in shares of the picture (infra/regions.py).
         blur: classes of the detector that are hidden wherever they are found.
         detector: its .onnx file (infra/onnx_boxes.py).
         style: how a region is hidden.

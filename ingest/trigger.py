@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from infra.artefacts import Bundle, Wanted
 from infra.errors import ArtefactError, SettingsError
 from infra.settings import Where, read_table
+from infra.sun import solar_elevation_deg
 from ingest.gate import MAX_BUFFER_BYTES, Gate, Seen, Trigger, order_ns
 from ingest.hours import local, minutes, within, zone
-from ingest.regions import check_regions
+from infra.regions import check_regions
 from ingest.source import Camera, EncodedFrame, Frame
-from ingest.sun import solar_elevation_deg
 
 if TYPE_CHECKING:
     from infra.picture import Rgb
@@ -107,7 +107,7 @@ class TriggerSettings:
         sensitivity: 1 is usual; 2 asks for half the difference in grey levels.
         least_share: the least size of what moves, as a share of the picture that is not masked.
         least_duration_s: how long it must move.
-        masks: regions where nothing counts: boxes and polygons in shares of the picture (ingest/regions.py).
+        masks: regions where nothing counts: boxes and polygons in shares of the picture (infra/regions.py).
         when: other thresholds by the sun or by the hour.
         latitude, longitude: where the camera stands, in degrees; default: those of `[agent]`.
         time_zone: of `hours`, such as "Europe/Berlin"; None: the machine's.

@@ -63,6 +63,12 @@ def tiny_detector(tmp_path: Path) -> Path:
     return make_tiny_detector(tmp_path / "tiny.onnx")
 
 
+@pytest.fixture
+def make_detector() -> Callable[..., Path]:
+    """Return what writes a tiny detector (see `make_tiny_detector`)."""
+    return make_tiny_detector
+
+
 def write_clip(path: Path, levels: Sequence[int]) -> Path:
     """Write an mp4 of 64 x 48 px at 10 frames a second; frame i is grey of `levels[i]`."""
     with video.Writer(path, WIDTH, HEIGHT, Fraction(1, RATE)) as writer:

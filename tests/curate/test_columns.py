@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from curate import detect, factors, pipeline
+from curate import cascade, detect, factors, pipeline
 from curate.detect import Batch, Weights, read_weights
 from curate.plan import Options
 from infra.settings import Settings
@@ -41,6 +42,7 @@ def stages(weights: Weights, store: Path) -> list[pipeline.Stage]:
 def test_detect_adds_what_it_declares(tiny_detector: Path, batch: Batch, tmp_path: Path) -> None:
     """Boxes for the two frames, nothing for the end row."""
     after = stages(read_weights(tiny_detector), tmp_path)[1].make()(batch)
+    assert (after.pop("detect_s") > 0).all()
     check_columns(detect, batch, after, "detect_rgb")
     assert [len(packed) // 24 for packed in after["detections"]] == [2, 2, 0]
 
@@ -50,6 +52,16 @@ def test_the_table_says_how_each_step_runs(tiny_detector: Path, tmp_path: Path) 
     decode, found = stages(read_weights(tiny_detector), tmp_path)
     assert (decode.step, decode.batch_size, found.step, found.workers) == ("decode", 1, "detect", (1, 2))
     assert decode.num_cpus + found.num_cpus <= 2
+
+
+def test_a_long_cascade_fits_a_small_machine(tiny_detector: Path, tmp_path: Path) -> None:
+    """One worker of each of four stages on two cores: none waits for cores that the others hold."""
+    look = cascade.detector(read_weights(tiny_detector))
+    row = [dataclasses.replace(look, name=f"s{number}", number=number) for number in range(4)]
+    options = Options(steps=("scan",), sheet=factors.parse(factors.DEFAULT))
+    made = pipeline.table(options, row, Settings(), str(tmp_path), scans=True, cpus=2)
+    assert [stage.step for stage in made] == ["decode", "s0", "s1", "s2", "s3"]
+    assert sum(stage.num_cpus for stage in made) <= 2 and min(stage.num_cpus for stage in made) > 0
 
 
 def test_batches_are_cut_across_clips() -> None:

@@ -170,6 +170,17 @@ class TestFactors:
         assert column(catalog, "weather", C) == ["clear"] * 5 and column(catalog, "weather_source", C) == ["static"] * 5
         assert column(catalog, "lighting", B) == ["day", None, None, None, None]
 
+    def test_without_peoples_words(self, catalog: Catalog) -> None:
+        """What machines and the registry alone would say, to judge them by; a factor that only people named is no column."""
+        tag(catalog, (A, 1, "weather", "fog"))
+        label(catalog, "l1", factor="weather", name="snow", start=0, end=5)
+        label(catalog, "l2", factor="mood", name="calm", start=0, end=5)
+        label(catalog, "l3", name="person", start=0, end=5)
+        assert column(catalog, "weather") == ["snow"] * 5
+        assert column(catalog, "weather", human=False) == ["clear", "fog", "clear", "clear", "clear"]
+        assert column(catalog, "label", human=False) == [None] * 5
+        assert "mood" not in frames_view(catalog, human=False).collect_schema().names()
+
     def test_newest_within_a_kind(self, catalog: Catalog) -> None:
         """Of two models' tags the later done counts, unless a source is named; of two words the later created."""
         clock = FakeClock()

@@ -98,6 +98,13 @@ def test_columns_and_a_long_chain() -> None:
     assert FRAME.filter(where.to_polars(FRAME.schema)).height == 3
 
 
+def test_texts_that_columns_are_compared_with() -> None:
+    """Equalities on either side and lists, under any and, or and not; numbers and nulls are no texts."""
+    found = parse("a = 'x' and not (b in ('y', 'z') or 'w' != a) or c > 3 or d is null or n in (1, 2)").texts()
+    assert found == {"a": {"x", "w"}, "b": {"y", "z"}}
+    assert parse("").texts() == {}
+
+
 def test_a_row_must_have_the_columns() -> None:
     """A row that lacks a column is refused rather than silently never matched."""
     with pytest.raises(QueryError, match="did you mean lighting"):

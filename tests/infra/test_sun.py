@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from infra.errors import UsageError
-from ingest.sun import SUNSET_DEG, solar_elevation_deg
+from infra.sun import SUNSET_DEG, solar_elevation_deg
 
 
 def utc_ns(text: str) -> int:

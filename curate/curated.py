@@ -1,0 +1,79 @@
+"""Raw against curated: how a selection is spread over factors, and how the footage that it was drawn from is.
+
+Seed 002 (FEATURES.md, S2-7) compares the distribution of the raw footage with that of the curated set that gave the best
+model. Raw counts seconds of footage (1 / p_keep); curated counts rows of the selection, or their training weights. A row
+has the values of the kept frame of its clip that is nearest to its centre, as slices of a gate do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from curate.datasets import check_columns
+
+if TYPE_CHECKING:
+    from curate.query import Footage
+    from infra.artefacts import Selection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Two distributions over the same columns.
+
+    Attributes:
+        table: column, value (null: unknown), raw (share of footage), curated (share of weight), n_rows (of the selection),
+            ratio (curated / raw; null where raw is 0).
+        distance: column -> total variation distance, 0 (the same) to 1 (nothing in common).
+        n_rows: rows of the selection.
+        n_unmatched: rows whose clip has no kept frame (any more): unknown in every column.
+    """
+
+    table: pl.DataFrame
+    distance: dict[str, float]
+    n_rows: int
+    n_unmatched: int
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{column} {value:.2f}" for column, value in self.distance.items())
+        return f"<Difference of {self.n_rows} curated rows from the footage: {shown}>"
+
+
+def diff(footage: Footage, curated: Selection, columns: Sequence[str]) -> Difference:
+    """Compare all footage with a selection.
+
+    Args:
+        footage: raw; its vault is left out unless it is open.
+        curated: a frozen selection of it.
+        columns: factors or other columns of the frames.
+
+    Raises:
+        QueryError: an unknown column.
+    """
+    rows = footage.frames.lazy()
+    check_columns(columns, rows.collect_schema())
+    frames = rows.select("clip_id", "pts", "footage_s", *(pl.col(name).cast(pl.String) for name in columns)).collect()
+    drawn = pl.DataFrame(
+        [(row.clip_id, (row.start_pts + row.end_pts) // 2, row.weight) for row in curated.rows],
+        schema={"clip_id": pl.String, "pts": pl.Int64, "weight": pl.Float64}, orient="row",
+    )  # fmt: skip
+    near = frames.drop("footage_s").with_columns(_kept=pl.lit(True)).sort("clip_id", "pts")
+    matched = drawn.sort("clip_id", "pts").join_asof(near, on="pts", by="clip_id", strategy="nearest", check_sortedness=False)
+    tables, distance = [], {}
+    for name in columns:
+        raw = frames.group_by(value=name).agg(raw=pl.col("footage_s").sum())
+        chosen = matched.group_by(value=name).agg(curated=pl.col("weight").sum(), n_rows=pl.len())
+        both = raw.join(chosen, on="value", how="full", coalesce=True, nulls_equal=True)
+        both = both.with_columns(pl.col("raw", "curated", "n_rows").fill_null(0))
+        both = both.with_columns(pl.col(each) / max(float(both[each].sum()), 1e-12) for each in ("raw", "curated"))
+        distance[name] = float((both["raw"] - both["curated"]).abs().sum()) / 2
+        ratio = pl.when(pl.col("raw") > 0).then(pl.col("curated") / pl.col("raw"))
+        tables.append(both.sort("value", nulls_last=True).select(
+            pl.lit(name).alias("column"), "value", "raw", "curated", "n_rows", ratio=ratio
+        ))  # fmt: skip
+    return Difference(
+        table=pl.concat(tables), distance=distance, n_rows=len(curated.rows), n_unmatched=int(matched["_kept"].is_null().sum())
+    )

@@ -1,0 +1,221 @@
+"""Cascades: who looked at what, with which probability; what views, reruns, Ray and refusals make of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from curate import cascade, factors, jobs, plan
+from curate.cascade import Cascade
+from curate.plan import Options
+from curate.query import open_catalog as open_footage
+from curate.run import Result, curate
+from infra import keys
+from infra.catalog import Catalog, open_catalog
+from infra.errors import UsageError
+from infra.settings import Settings
+from infra.store import DirStore
+
+AddClip = Callable[..., str]
+TWO = """
+[[stage]]
+name = "cheap"
+step = "detect"
+weights = "cheap.onnx"
+when = "brightness > 60"
+audit = 0.3
+
+[[stage]]
+name = "fine"
+step = "detect"
+weights = "fine.onnx"
+when = "n_person > 0"
+min_score = 0.47
+audit = 0.4
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_detector: Callable[..., Path]) -> Path:
+    """Return a folder with two detectors of different sizes."""
+    make_detector(tmp_path / "cheap.onnx", size_px=32)
+    make_detector(tmp_path / "fine.onnx", size_px=64)
+    return tmp_path
+
+
+def options(found: Cascade, *steps: plan.Step, every_s: float = 0.1) -> Options:
+    """Return what a run with a cascade is asked for."""
+    chosen = steps or ("scan", "detect", "tag")
+    return Options(steps=chosen, cascade=found, sheet=factors.parse(factors.DEFAULT), every_s=every_s)
+
+
+def run(catalog: Catalog, found: Cascade, *steps: plan.Step) -> Result:
+    """Run the plain loop."""
+    return curate(catalog, options(found, *steps), Settings())
+
+
+def ramps(catalog: Catalog, add_clip: AddClip) -> None:
+    """Add two clips of 40 frames whose brightness rises from 0 to 234, and one that is dark throughout."""
+    add_clip(catalog, "a", [6 * i for i in range(40)])
+    add_clip(catalog, "b", [6 * i for i in range(39, -1, -1)])
+    add_clip(catalog, "dark", [3] * 20)
+
+
+def test_each_stage_looks_where_its_condition_holds_and_at_its_sample(
+    folder: Path, catalog: Catalog, add_clip: AddClip
+) -> None:
+    """Frames, probabilities and counts are those that the conditions and the hash of (clip, pts, stage) give by hand."""
+    ramps(catalog, add_clip)
+    result = run(catalog, cascade.parse(TWO, folder=folder))
+    looks = catalog.scan("looks").collect()
+    expected = {"cheap": {}, "fine": {}}
+    n_passed = {"cheap": 0, "fine": 0}
+    for frame in catalog.scan("frames").collect().iter_rows(named=True):
+        key, p_look = (frame["clip_id"], frame["pts"]), 1.0
+        for stage, passes, share in (("cheap", frame["brightness"] > 60, 0.3), ("fine", frame["brightness"] > 123, 0.4)):
+            n_passed[stage] += passes
+            p_look *= 1.0 if passes else share
+            if not passes and keys.uniform("look", *key, stage) >= share:
+                break
+            expected[stage][key] = (p_look, passes)
+    for stage in ("cheap", "fine"):
+        rows = looks.filter(pl.col("stage") == stage, pl.col("pts").is_not_null())
+        found = {(row["clip_id"], row["pts"]): (row["p_look"], row["passed"]) for row in rows.iter_rows(named=True)}
+        assert found == expected[stage]
+        flow = result.tally.stages[stage]
+        assert (flow.n_passed, flow.n_out) == (n_passed[stage], len(found)) and flow.seconds > 0
+    assert result.tally.stages["cheap"].n_in == 100 and result.tally.stages["fine"].n_in == len(expected["cheap"])
+    whole = looks.filter(pl.col("pts").is_null()).group_by("stage").agg(pl.col("n_in").sum(), pl.len()).sort("stage")
+    assert whole.rows() == [("cheap", 100, 3), ("fine", len(expected["cheap"]), 3)]
+    decoded = result.tally.stages["decode"]
+    assert (decoded.n_in, decoded.n_out) == (100, 100) and decoded.seconds > 0
+
+
+def test_the_last_detector_judges_and_unseen_is_null(folder: Path, catalog: Catalog, add_clip: AddClip) -> None:
+    """n_person is the judge's count: null where it did not look, 0 where it found none; another stage's by its name."""
+    ramps(catalog, add_clip)
+    found = cascade.parse(TWO, folder=folder)
+    run(catalog, found)
+    rows = open_footage(catalog.store).frames.to_polars()
+    fine = catalog.scan("looks").filter(pl.col("stage") == "fine", pl.col("pts").is_not_null()).collect()
+    seen = rows.filter(pl.col("n_person").is_not_null())
+    assert seen.select("clip_id", "pts", "p_look").sort("clip_id", "pts").rows() == sorted(
+        fine.select("clip_id", "pts", "p_look").rows()
+    )
+    assert rows.filter(pl.col("n_person").is_null())["p_look"].is_null().all() and 0 < seen.height < 100
+    bright = seen.filter(pl.col("brightness") > 70)
+    assert set(bright["n_person"]) == {1} and set(seen.filter(pl.col("brightness") < 50)["n_person"]) <= {0}
+    view = open_footage(catalog.store).frames.counting(0.25, {"detections": found.looks[0].source}).to_polars()
+    assert view["n_person"].is_not_null().sum() == catalog.scan("looks").filter(stage="cheap").collect()["pts"].count()
+    audits = catalog.scan("audits").collect()
+    assert (
+        set(audits["step"]) == {"cheap", "fine"} and audits["dropped"].all() and audits["audit_id"].n_unique() == audits.height
+    )
+
+
+def test_a_clip_of_which_nothing_was_looked_at_is_unknown(folder: Path, catalog: Catalog, add_clip: AddClip) -> None:
+    """Nothing passes and nothing is audited: every n_person is null, and a plain run beside it counts as ever."""
+    add_clip(catalog, "dark", [3] * 10)
+    none = TWO.replace("brightness > 60", "brightness > 300").replace("audit = 0.3", "audit = 0")
+    run(catalog, cascade.parse(none, folder=folder))
+    rows = open_footage(catalog.store).frames.to_polars()
+    assert (
+        rows["n_person"].is_null().all() and rows["p_look"].is_null().all() and catalog.scan("detections").collect().is_empty()
+    )
+    add_clip(catalog, "bright", [200] * 10, camera_id="cam2")
+    plain = dataclasses.replace(options(cascade.parse(none, folder=folder)), cascade=None, detector=_weights(folder))
+    curate(catalog, plain, Settings())
+    rows = open_footage(catalog.store).frames.to_polars()
+    assert set(rows["n_person"]) == {0, 1} and "p_look" not in rows.columns
+
+
+def _weights(folder: Path) -> object:
+    from curate.detect import read_weights
+
+    return read_weights(folder / "fine.onnx")
+
+
+def test_reruns_and_changes(folder: Path, catalog: Catalog, add_clip: AddClip) -> None:
+    """The same cascade does nothing; another condition runs the stages and no scan; the rows are those of one run for all."""
+    ramps(catalog, add_clip)
+    first = cascade.parse(TWO, folder=folder)
+    run(catalog, first)
+    assert run(catalog, first).tally.clips == {}
+    other = cascade.parse(TWO.replace("> 60", "> 90"), folder=folder)
+    assert run(catalog, other).tally.clips == {"detect": 3, "tag": 3}
+    fresh = open_catalog(DirStore(folder / "fresh"))
+    ramps(fresh, add_clip)
+    run(fresh, other)
+    for table in ("looks", "detections", "audits", "frames"):
+        rows = [store.scan(table).drop("batch_id").collect() for store in (catalog, fresh)]
+        order = [name for name in ("clip_id", "pts", "stage", "step", "source", "det_id") if name in rows[0].columns]
+        assert rows[0].height > 0
+        assert_frame_equal(*(table_rows.sort(order) for table_rows in rows))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('when = "n_person > 0"', 'when = "n_persons > 0"', r"c\.toml line 13: stage fine: no column 'n_persons'.*n_person"),
+        ('when = "brightness > 60"', 'when = "n_person > 0"', r"c\.toml line 6: stage cheap: no column 'n_person'"),
+        ('when = "brightness > 60"', "when = \"brightness > 'a'\"", r"c\.toml line 6: stage cheap: .*cannot be compared"),
+        ('weights = "fine.onnx"', 'weights = "gone.onnx"', r"c\.toml line 12: stage fine: no weights at .*gone\.onnx"),
+        ('weights = "fine.onnx"', 'weights = "cheap.onnx"', r"c\.toml line 12: stage fine has the weights of stage cheap"),
+        (
+            'weights = "fine.onnx"',
+            'weights = "fine.onnx"\nsha256 = "00"',
+            r"c\.toml line 13: fine\.onnx of stage fine hashes to",
+        ),
+        ("audit = 0.3", "audit = 30", r"c\.toml line 7: audit 30 of stage cheap; legal: 0 to 1"),
+        ('step = "detect"\nweights = "fine.onnx"', 'step = "look"\nweights = "fine.onnx"', r"c\.toml line 11: step 'look'"),
+        ('name = "fine"', 'name = "cheap"', r"c\.toml line 10: stage name 'cheap'"),
+        ("min_score = 0.47", "min_scores = 0.47", r"c\.toml line 14: unknown key 'min_scores'; legal: audit, min_score"),
+        ("[[stage]]", "[[stages]]", r"c\.toml: .*legal: \[\[stage\]\] tables"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_line(folder: Path, old: str, new: str, says: str) -> None:
+    """Before anything is decoded, one line with the place, the value and what would be legal."""
+    with pytest.raises(UsageError, match=says):
+        cascade.parse(TWO.replace(old, new), name="c.toml", folder=folder)
+
+
+def test_a_step_without_a_stage_is_refused(folder: Path) -> None:
+    """Embeddings cannot come from a cascade of detectors."""
+    with pytest.raises(UsageError, match=r"step embed has no .*--without embed"):
+        options(cascade.parse(TWO, folder=folder), "scan", "embed")
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_looks(folder: Path, add_clip: AddClip) -> None:
+    """Batches in any order, on workers: the same rows of looks, audits and detections."""
+    pytest.importorskip("ray", reason="the extra [cloud] (ray) is not installed here")
+    stores = [open_catalog(DirStore(folder / name)) for name in ("loop", "ray")]
+    wanted = options(cascade.parse(TWO, folder=folder))
+    for catalog in stores:
+        ramps(catalog, add_clip)
+    loop = curate(stores[0], wanted, Settings())
+    with jobs.cluster(None) as cpus:
+        by_ray = curate(stores[1], wanted, Settings(), engine=jobs.run_ray, cpus=cpus)
+    for stage, flow in loop.tally.stages.items():
+        assert dataclasses.replace(by_ray.tally.stages[stage], seconds=0) == dataclasses.replace(flow, seconds=0)
+    for table, order in (("looks", ["clip_id", "stage", "pts"]), ("audits", ["audit_id"]), ("detections", ["det_id"])):
+        rows = [catalog.scan(table).drop("batch_id").sort(order).collect() for catalog in stores]
+        assert rows[0].height > 0
+        assert_frame_equal(*rows, abs_tol=1e-4, rel_tol=0)
+
+
+def test_a_condition_without_columns_and_unknown_measures(folder: Path) -> None:
+    """A constant holds for every row or none; an unknown measure (NaN) does not hold."""
+    look = cascade.parse(TWO, folder=folder).looks[0]
+    batch = {"end": np.array([b"", b""], dtype=object), "brightness": np.array([np.nan, 70.0])}
+    assert cascade.holds(look, None, batch).tolist() == [False, True]
+    constant = cascade.parse(TWO.replace("brightness > 60", "1 = 1"), folder=folder).looks[0]
+    assert cascade.holds(constant, None, batch).tolist() == [True, True]
+    assert json.dumps(cascade.parse(TWO, folder=folder).settings("detect"))
