@@ -40,8 +40,8 @@ import numpy as np
 
 from infra.errors import CamloopError, DeviceError, SettingsError, UsageError
 from infra.log import Log
-from infra.settings import Where, read_table
 from infra.regions import Region, check_regions, covered
+from infra.settings import Where, read_table
 from ingest.source import PRIVACY, Source, SourceFrame
 from ingest.take import taken
 

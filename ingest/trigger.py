@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.artefacts import Bundle, Wanted
 from infra.errors import ArtefactError, SettingsError
+from infra.regions import check_regions
 from infra.settings import Where, read_table
 from infra.sun import solar_elevation_deg
 from ingest.gate import MAX_BUFFER_BYTES, Gate, Seen, Trigger, order_ns
 from ingest.hours import local, minutes, within, zone
-from infra.regions import check_regions
 from ingest.source import Camera, EncodedFrame, Frame
 
 if TYPE_CHECKING:

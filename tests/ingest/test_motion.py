@@ -12,9 +12,9 @@ import pytest
 
 from infra.errors import SettingsError
 from infra.picture import Rgb, resize
+from infra.regions import Region, check_regions, covered
 from infra.video import pictures, probe
 from ingest.motion import GRID_PX, Motion, Moved, Thresholds, grey_grid, largest_thing, light_jumped, lit_like
-from infra.regions import Region, check_regions, covered
 
 TRUTH = Path(__file__).resolve().parents[1] / "motion_truth.toml"
 FPS = 10
