@@ -328,9 +328,10 @@ def test_a_flood_is_not_noticed_by_others(tmp_path: Path) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(running.url).port, timeout=20)
 
         def p95(word: str) -> float:
-            running.broker._seen.pop("calm", None)  # its own allowance is not the question
             taken = []
             for n in range(100 * ROUNDS):
+                if n % 100 == 0:
+                    running.broker._seen.pop("calm", None)  # its own allowance is not the question
                 began = time.perf_counter()
                 assert ask_once(connection, identity, running.broker.epoch, "cam", f"{word} {n}") == 200
                 taken.append(time.perf_counter() - began)
