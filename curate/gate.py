@@ -176,11 +176,6 @@ def audit_share(n_rest: int, stretch_s: float) -> float:
     return min(1.0, max(AUDIT_LEAST / n_rest, min(AUDIT_SHARE, AUDIT_MOST_S / stretch_s / n_rest)))
 
 
-def uniform(*parts: str | int) -> float:
-    """Return a number in [0, 1) that is a pure function of its parts."""
-    return int(keys.derived_id(*parts)[:13], 16) / 16**13
-
-
 def seen(scores: Sequence[float | None], times_s: Sequence[float]) -> Seen:
     """Say what the motion scores of a stretch show.
 
@@ -264,13 +259,12 @@ class Gate:
         elif found.moves and number in self._drawn:
             self.has_alarm = True
 
-    @property
-    def is_auditing(self) -> bool:
-        """Whether the sample has been drawn: probabilities of what is decoded from now on are known at the end."""
-        return self._drawn is not None
+    def is_certain(self, number: int) -> bool:
+        """Say whether `p_keep` of a decoded stretch is final: it was not among the rest, or the whole sample was seen."""
+        return self._drawn is None or number not in self._rest or all(drawn in self._seen for drawn in self._drawn)
 
     def p_keep(self, number: int) -> float:
-        """Return the probability with which stretch `number` came to be looked at; final when `next` has said None."""
+        """Return the probability with which stretch `number` came to be looked at; final where `is_certain`."""
         if self._drawn is None or number not in self._rest:
             return 1.0
         alarms = [other for other in self._drawn if other != number and self._seen[other].moves]
@@ -296,7 +290,7 @@ class Gate:
     def _draw(self) -> None:
         self._rest = frozenset(range(len(self._surprise))) - set(self._seen)
         self._p = audit_share(len(self._rest), self._stretch_s)
-        self._drawn = tuple(n for n in sorted(self._rest) if uniform("gate", self._clip_id, n) < self._p)
+        self._drawn = tuple(n for n in sorted(self._rest) if keys.uniform("gate", self._clip_id, n) < self._p)
         self._audit = iter(self._drawn)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 import polars as pl
 
 from curate.audit import Audit, audit, looks_needed
+from curate.gate import STRETCH_S
 from curate.query import Footage
 from infra import where
 from infra.errors import QueryError
@@ -30,7 +31,6 @@ MOVING: Final = 0.02  # share of the picture that moves, as `curate.layers` begi
 POSITIVE: Final = "n_person > 0"
 WANTED: Final = (0.95, 0.99)
 EVENT_S: Final = 2.0  # findings of one clip at most this far apart are one event
-STRETCH_S: Final = 1.0  # as `curate.gate`: GOPs of one stretch share their draw
 _ARROW: Final = " > "
 _KEY: Final = ["clip_id", "pts"]
 
@@ -122,6 +122,7 @@ def _gate(footage: Footage, slice_text: str, by: Sequence[str], moving: float) -
     if units.is_empty():
         return
     length_s = (pl.col("end_pts") - pl.col("start_pts")) * pl.col("time_base_num") / pl.col("time_base_den")
+    # GOPs of one stretch share their draw
     shared = units.select((STRETCH_S / length_s).ceil().clip(1, 1000).quantile(0.95)).item()
     moves = pl.when("decoded").then(pl.col("motion").list.max().fill_null(0) >= moving).cast(pl.Int64)
     units = units.with_columns(kept=pl.col("p_keep") >= 1, p_look="p_keep", n_positive=moves)

@@ -157,26 +157,34 @@ def _chosen(
         waiting: list[tuple[int, Part]] = []
         held: list[Part] = []
         while (number := plan.next()) is not None:
-            is_final = not plan.is_auditing
             mine: list[tuple[int, float | None]] = []
             for scored, kept in _looked(gops, found[number], weights, sizes_px, masks):
                 mine += scored
-                if is_final:
-                    held += kept
-                    while len(held) >= PART:
-                        yield _part(held[:PART])
-                        held = held[PART:]
-                else:
-                    waiting += [(number, frame) for frame in kept]
+                waiting += [(number, frame) for frame in kept]
+                if plan.is_certain(number):  # then so is all that waits
+                    held += _weighed(waiting, plan)
+                    yield from _parts(held, PART)
             scores.update(mine)
             plan.tell(number, gating.seen([score for _, score in mine], [pts * float(gops.time_base) for pts, _ in mine]))
-        for number, frame in waiting:
-            frame["p_keep"] *= plan.p_keep(number)
-            held.append(frame)
-        while held:
-            yield _part(held[:PART])
-            held = held[PART:]
+            if plan.is_certain(number):
+                held += _weighed(waiting, plan)
+                yield from _parts(held, PART)
+        yield from _parts(held, 1)
         yield {"gops": _chosen_rows(gops, found, plan, scores)}
+
+
+def _weighed(waiting: list[tuple[int, Part]], plan: gating.Gate) -> list[Part]:
+    """Empty the list of (stretch, kept frame) and return the frames, p_keep multiplied by that of their stretch."""
+    made = [{**frame, "p_keep": frame["p_keep"] * plan.p_keep(number)} for number, frame in waiting]
+    waiting.clear()
+    return made
+
+
+def _parts(held: list[Part], least: int) -> Iterator[Part]:
+    """Take parts off the front of `held` while there are at least so many frames."""
+    while len(held) >= least:
+        yield _part(held[:PART])
+        del held[:PART]
 
 
 def _looked(
@@ -209,9 +217,7 @@ def _streamed(
             scored, kept = chunk.flush()
             seen += scored
             held += kept
-            while len(held) > PART:  # the last one still counts the frames after it
-                yield _part(held[:PART])
-                held = held[PART:]
+            yield from _parts(held, PART + 1)  # the last one still counts the frames after it
         chunk.add(picture)
         if index == "sequential" and (not gops or is_key):
             gops.append({"pts": [], "n_bytes": None, "packet_score": None})
@@ -225,9 +231,7 @@ def _streamed(
     scored, kept = chunk.flush()
     seen += scored
     held += kept
-    while held:
-        yield _part(held[:PART])
-        held = held[PART:]
+    yield from _parts(held, 1)
     yield {"gops": _gop_rows(path, gops, seen)}
 
 
@@ -252,16 +256,29 @@ def _chosen_rows(
     rows = []
     for number, stretch in enumerate(found):
         for gop in range(stretch.first, stretch.end):
-            pts, is_decoded = all_pts[gop], all_pts[gop][0] in scores
-            key_bytes, *others = (packet.n_bytes for packet in gops.packets[gop])
-            rows.append(
-                {
-                    "gop_index": gop, "start_pts": pts[0], "end_pts": ends[gop], "pts": pts, "n_bytes": key_bytes + sum(others),
-                    "packet_score": sum(others) / len(others) / key_bytes if others else None, "decoded": is_decoded,
-                    "motion": [scores[one] for one in pts] if is_decoded else None, "p_keep": plan.p_keep(number),
-                }
-            )  # fmt: skip
+            pts = all_pts[gop]
+            motions = [scores[one] for one in pts] if pts[0] in scores else None
+            packets = _sizes([packet.n_bytes for packet in gops.packets[gop]])
+            rows.append(_gop_row(gop, pts, ends[gop], packets, motions, plan.p_keep(number)))
     return rows
+
+
+def _sizes(n_bytes: Sequence[int]) -> Part:
+    """Return what the sizes of a GOP's packets, the keyframe's first, say in its row."""
+    key_bytes, *others = n_bytes
+    score = sum(others) / len(others) / key_bytes if others else None
+    return {"n_bytes": key_bytes + sum(others), "packet_score": score}
+
+
+def _gop_row(
+    number: int, pts: Sequence[int], end_pts: int, packets: Part, motions: Sequence[float | None] | None, p_keep: float
+) -> Part:
+    """Return a row of table `gops` without clip_id; `motions` is None where it was not decoded."""
+    return {
+        "gop_index": number, "start_pts": pts[0], "end_pts": end_pts, "pts": list(pts), "n_bytes": packets["n_bytes"],
+        "packet_score": packets["packet_score"], "decoded": motions is not None,
+        "motion": None if motions is None else list(motions), "p_keep": p_keep,
+    }  # fmt: skip
 
 
 def squares(picture: video.Picture, sizes_px: Mapping[str, int]) -> dict[str, video.Rgb]:
@@ -311,9 +328,8 @@ def _packet_gops(path: Path) -> list[Part]:
             sizes.append([])
         gops[-1]["pts"].append(packet.pts)
         sizes[-1].append(packet.n_bytes)
-    for gop, (key_bytes, *others) in zip(gops, sizes, strict=True):
-        gop["n_bytes"] = key_bytes + sum(others)
-        gop["packet_score"] = sum(others) / len(others) / key_bytes if others else None
+    for gop, n_bytes in zip(gops, sizes, strict=True):
+        gop |= _sizes(n_bytes)
     return gops
 
 
@@ -327,20 +343,10 @@ def _gop_rows(path: Path, gops: Sequence[Part], seen: Sequence[tuple[int, float 
             f"{path.name}: {len(promised)} packets gave {len(seen)} pictures (first odd pts {missing[:1]}): "
             "the clip is damaged, or register it again so that it is read sequentially"
         )
-    starts = [min(gop["pts"]) for gop in gops]
+    all_pts = [sorted(gop["pts"]) for gop in gops]
     last, before = seen[-1][0], seen[-2][0] if len(seen) > 1 else seen[-1][0] - 1
-    ends = [*starts[1:], last + max(1, last - before)]
+    ends = [*(pts[0] for pts in all_pts[1:]), last + max(1, last - before)]
     return [
-        {
-            "gop_index": number,
-            "start_pts": start,
-            "end_pts": end,
-            "pts": sorted(gop["pts"]),
-            "n_bytes": gop["n_bytes"],
-            "packet_score": gop["packet_score"],
-            "decoded": True,
-            "motion": [scores[pts] for pts in sorted(gop["pts"])],
-            "p_keep": 1.0,
-        }
-        for number, (gop, start, end) in enumerate(zip(gops, starts, ends, strict=True))
+        _gop_row(number, pts, end, gop, [scores[one] for one in pts], 1.0)
+        for number, (gop, pts, end) in enumerate(zip(gops, all_pts, ends, strict=True))
     ]

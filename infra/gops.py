@@ -15,13 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from infra.errors import MediaError
 from infra.picture import Converter, Picture
-from infra.reader import Packet, demux, opened, rotation_deg
-
-_SEEK_BACK_S: Final = (0, 2, 16, None)  # how far before the wanted keyframe to seek, tried in turn; None: from the start
+from infra.reader import SEEK_BACK_S, Packet, demux, opened, rotation_deg
 
 
 @contextmanager
@@ -95,7 +93,7 @@ class Gops:
 
     def _from(self, key: Packet) -> Iterator[Any]:
         """Yield the stream's packets from this keyframe on."""
-        for back_s in _SEEK_BACK_S:
+        for back_s in SEEK_BACK_S:
             at = key.pts if back_s is not None and key.pts is not None else self.packets[0][0].dts or 0
             self._container.seek(at - round((back_s or 0) / self.time_base), stream=self._stream)
             is_there = False

@@ -27,7 +27,7 @@ _OPTIONS: Final = {
 }
 _Timed = tuple[int | None, Fraction, Any]
 """(pts, seconds per tick, av.VideoFrame)"""
-_SEEK_BACK_S: Final = (0, 2, 16, None)  # how far before the wanted time to seek, tried in turn; None: from the start
+SEEK_BACK_S: Final = (0, 2, 16, None)  # how far before the wanted time to seek, tried in turn; None: from the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def _sought(path: Path, start_pts: int, threads: int) -> Iterator[_Timed]:
 
     Demuxers seek by decode time and land late now and then; then it is tried from further back, at last from the start.
     """
-    for back_s in _SEEK_BACK_S:
+    for back_s in SEEK_BACK_S:
         with opened(path, threads) as (container, stream):
             time_base = stream.time_base
             is_from_start = back_s is None or (stream.start_time is not None and start_pts <= stream.start_time)

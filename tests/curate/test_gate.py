@@ -155,6 +155,23 @@ def test_estimates_from_p_keep_are_right_in_expectation() -> None:
     assert np.mean(naive) < 4  # what is found, without p_keep
 
 
+def test_what_is_certain_stays_as_it_is() -> None:
+    """A decoded stretch that is certain keeps its p_keep to the end; once the audit is through, all are."""
+    n_alarms = 0
+    for number in range(40):
+        plan, said, n_waiting = Gate(f"clip{number}", [0.0] * 600, 2.0), dict[int, float](), 0
+        while (asked := plan.next()) is not None:
+            plan.tell(asked, Seen(moves=asked >= 300))
+            if plan.is_certain(asked):
+                said[asked], n_waiting = plan.p_keep(asked), 0
+            else:
+                n_waiting += 1
+            assert n_waiting <= 30
+        assert {one: plan.p_keep(one) for one in said} == said
+        n_alarms += plan.has_alarm
+    assert n_alarms > 10
+
+
 def test_the_draws_depend_on_the_clip_alone() -> None:
     """The same clip gives the same looks; other clips give others."""
     surprises = [0.0] * 60
@@ -257,6 +274,20 @@ def test_kept_frames_of_a_gated_scan_stand_for_the_footage(walk: Path) -> None:
     sums = [(1 / _scan(walk, gate="packets", clip_id=f"c{number}")[0]["p_keep"]).sum() for number in range(24)]
     assert abs(np.mean(sums) - 300) < 3 * np.std(sums) / 24**0.5
     assert len(set(sums)) > 1
+
+
+def test_after_an_alarm_kept_frames_do_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept frames hold pixels: once the audit is through, at most a part and a stretch of them are alive, alarm or not."""
+    path, made, waiting, n_yielded = _film(tmp_path / "long.mp4", lambda n: True, n=600), list[int](), [0], 0
+    clip_id = next(f"c{k}" for k in range(9999) if keys.uniform("gate", f"c{k}", 15) < gate.audit_share(29, 1.0))
+    kept = scan._kept
+    monkeypatch.setattr(scan, "_kept", lambda picture, *rest: made.append(picture.pts) or kept(picture, *rest))
+    monkeypatch.setattr(gate, "open_gate", lambda name, found, index: Gate(name, [0.0] * len(found), 1.0))
+    monkeypatch.setattr(gate, "seen", lambda scores, times_s: Seen(moves=15 <= times_s[0] < 16))
+    for part in scan.scan_clip(path, index="packets", every_s=0.5, sizes_px={}, score=2, gate="packets", clip_id=clip_id):
+        waiting.append(len(made) - n_yielded)
+        n_yielded += len(part.get("pts", ()))
+    assert n_yielded == 60 and max(waiting) <= scan.PART + 6
 
 
 def test_b_frames_change_nothing_of_what_is_kept(tmp_path: Path) -> None:
