@@ -37,7 +37,7 @@ test: check
 
 test-all: check
 	@tests/apt_packages.sh tests/apt-packages.txt tests/apt-packages-slow.txt
-	@CAMLOOP_TEST_COUNT=$${CAMLOOP_TEST_COUNT:-10} $(BIN)/python -m pytest
+	@CAMLOOP_TEST_COUNT=$${CAMLOOP_TEST_COUNT:-3} $(BIN)/python -m pytest
 
 # The lock holds versions only, never addresses.
 lock:

@@ -15,6 +15,7 @@ The caller holds the lock `change`. Nothing here may fail halfway in a way that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import sqlite3
 from pathlib import Path
@@ -77,6 +78,18 @@ def repair(spool: Spool, database: SpoolDatabase) -> None:
     database.commit([database.forget()])
 
 
+def read_sidecar(path: Path) -> Sidecar | None:
+    """Return a clip's sidecar, None without one; ArtefactError if it is none, or the disk does not give it any more."""
+    try:
+        return Sidecar.from_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise ArtefactError(f"{path}: the disk does not give its bytes any more") from error
+
+
 def _litter(spool: Spool) -> None:
     """Remove what `durable` had begun when a process died; in `recording/`, where others write without the lock, only then."""
     for pattern in ("clips/.tmp-*", "quarantine/.tmp-*", "ledger/*/.tmp-*", "sequence/*/.tmp-*"):
@@ -94,10 +107,10 @@ def _finish_quarantine(spool: Spool, database: SpoolDatabase) -> None:
         if database.state(clip_id) != "quarantined":
             reason = reason_path.read_text().strip()
             for path in (spool.clips / f"{clip_id}.json", spool.quarantined / f"{clip_id}.json"):
-                with contextlib.suppress(ArtefactError, FileNotFoundError):
-                    sidecar = Sidecar.from_json(path.read_bytes())
-                    database.commit(database.add(sidecar, _n_bytes(sidecar), 0.0))
-                    break
+                with contextlib.suppress(ArtefactError):
+                    if sidecar := read_sidecar(path):
+                        database.commit(database.add(sidecar, _n_bytes(sidecar), 0.0))
+                        break
             spool.finish_setting_aside(database, clip_id, reason)
 
 

@@ -9,13 +9,13 @@
 Numbers have no holes: each becomes a clip or an entry in the `ledger` with its reason (`forfeit`, or by itself for a recorder
 that died). Beyond `limits` the owner's policy gives clips up, each with its entry.
 
-Layout: `clips/<clip_id>.json` (the sidecar, first) and `clips/<clip_id>.<container>`, `quarantine/` with a reason beside
-each clip that must not be sent, `recording/` for unfinished files, `ledger/`, `sequence/` (how far numbers went), and
-`spool.sqlite`, which only remembers; gone or damaged, it is made again from the files. Sending a clip twice is harmless.
+Layout: `clips/<clip_id>.json` (the sidecar, first) and `clips/<clip_id>.<container>`, `quarantine/` with a reason beside each
+clip that must not be sent, `recording/` for unfinished files, `ledger/`, `sequence/` (how far numbers went), `spool.sqlite`,
+which only remembers; gone or damaged, it is made again from the files. Sending a clip twice is harmless.
 
 One process at a time changes anything (the lock `change`). What a crash interrupts is finished by the next `Spool(folder)`:
-reserve: mark, row. adopt: sidecar, clip, row. done: row, clip, sidecar. give up: entries, rows, clips, sidecars.
-quarantine: entry, reason, clip, sidecar, row. forfeit: entry, row.
+reserve: mark, row. adopt: sidecar, clip, row. done: row, clip, sidecar. give up: entries, rows, clips, sidecars. forfeit:
+entry, row. quarantine: entry, reason, clip, sidecar, row.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ingest.ledger import Ledger, SealedPage, Sign
 from ingest.marks import Marks
 from ingest.policy import Candidate, SpoolLimits
 from ingest.policy import value as value_of
-from ingest.repair import opened
+from ingest.repair import opened, read_sidecar
 from ingest.room import DiskUsage, disk_usage, drop_ballast, excess_bytes, give_up, take_ballast
 from ingest.spool_database import Open, SpoolDatabase
 
@@ -107,10 +107,9 @@ class Spool:
         self.database.close()
 
     def reserve(self, camera_id: str, boot_id: str) -> int:
-        """Return the next number of this camera and boot, 0, 1, 2, ...; when this returns it survives a power cut.
+        """Return the next number of this camera and boot, 0, 1, 2, ..., which survives a power cut from then on.
 
-        Hold the lock `record-<camera_id>` until it was adopted or forfeited: without it, the number of a recorder that has
-        no unfinished file in `recording/` counts as abandoned.
+        Hold the lock `record-<camera_id>` until it is adopted or forfeited: else, without a file in `recording/`, it is lost.
         """
         check_name(camera_id, "camera"), check_name(boot_id, "boot")
         with self._changing() as database:
@@ -301,14 +300,9 @@ class Spool:
 
     def read(self, sidecar_path: Path) -> SpooledClip | None:
         """Return the clip of a sidecar, None if either file is missing; ArtefactError if the sidecar cannot be read."""
-        try:
-            sidecar = Sidecar.from_json(sidecar_path.read_bytes())
-        except FileNotFoundError:
+        sidecar = read_sidecar(sidecar_path)
+        if sidecar is None:
             return None
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            raise ArtefactError(f"{sidecar_path}: the disk does not give its bytes any more: {error.strerror}") from error
         path = sidecar_path.with_name(f"{sidecar.clip_id}.{sidecar.container}")
         return SpooledClip(path, sidecar) if path.exists() else None
 
