@@ -19,12 +19,14 @@ A stage considers exactly the frames that the stage before it looked at (the fir
 holds, or else with probability `audit`, drawn by a hash of clip, frame and stage: no order, batch or machine plays a part.
 So each look has a known probability, the product down the row: `p_look` in table `looks` (ADR 0018), which audits and
 estimates divide by. The last detect stage is the *judge*: views show its counts as n_<class>, null where it did not look.
+Detect stages come before embed stages: what is judged never waits for an embedding, nor is dropped for want of one.
 
 Without a cascade the models of a run are `Look`s without conditions; they see every kept frame, and `looks` stays empty.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +47,9 @@ from infra.views import class_column
 VERSION: Final = 1
 LookStep = Literal["detect", "embed"]
 MIN_SCORE: Final = 0.25  # as `infra.views.frames_view`
-_KEYS: Final = {"name", "step", "weights", "sha256", "model", "when", "min_score", "audit"}
+_TEXTS: Final = ("name", "step", "weights", "sha256", "model", "when")
+_TAKEN: Final = {"decode", "cascade"}  # rows of their own in the funnel and in `camloop query --audit`
+_KEYS: Final = {*_TEXTS, "min_score", "audit"}
 _FLOAT32: Final = set(scan.MEASURES) - {"p_keep"}  # conditions see what the table will hold, now and later
 
 
@@ -133,8 +137,8 @@ class Cascade:
         """Return what the rows of a step depend on, for its fingerprint."""
         return [
             {
-                "name": look.name, "step": look.step, "weights": look.weights.sha256, "min_score": look.min_score,
-                "when": look.when.text if look.when else None, "audit": look.audit,
+                "name": look.name, "step": look.step, "weights": look.weights.sha256, "model": look.model,
+                "min_score": look.min_score, "when": look.when.text if look.when else None, "audit": look.audit,
             }
             for look in self.upto(step)
         ]  # fmt: skip
@@ -162,8 +166,9 @@ def parse(text: str, *, name: str = "cascade.toml", folder: Path = Path()) -> Ca
         folder: where relative weights lie.
 
     Raises:
-        UsageError: not TOML; an unknown key, step or value; weights that are absent, of another hash or used twice; a condition
-            that cannot be read or names a column that no earlier stage writes. The message names the line.
+        UsageError: not TOML; an unknown key, step or value; a detect stage after an embed stage; weights that are absent, of
+            another hash, not a model or used twice; a condition that cannot be read or names a column that no earlier stage
+            writes. The message names the line.
     """
     try:
         document = tomllib.loads(text)
@@ -184,36 +189,47 @@ def _look(lines: Lines, number: int, table: Mapping[str, Any], folder: Path, bef
 
     if unknown := sorted(set(table) - _KEYS):
         raise refuse(unknown[0], f"unknown key {unknown[0]!r}; legal: {', '.join(sorted(_KEYS))}")
-    stage, step = str(table.get("name", "")), str(table.get("step"))
-    if not stage.isidentifier() or not stage.islower() or stage in [look.name for look in before]:
-        raise refuse("name", f"stage name {stage!r}: give each stage its own name of a-z, 0-9 and _")
-    if step not in ("detect", "embed"):
+    for key in _TEXTS:
+        if not isinstance(table.get(key, ""), str):
+            raise refuse(key, f"{key} {table[key]!r} of stage {number + 1}; legal: text in quotes")
+    stage, step = table.get("name", ""), table.get("step", "")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", stage) or stage in _TAKEN or stage in [look.name for look in before]:
+        raise refuse("name", f"stage name {stage!r}: give each its own, of a-z, 0-9 and _; not {' or '.join(sorted(_TAKEN))}")
+    if step not in get_args(LookStep):
         raise refuse("step", f"step {step!r} of stage {stage}; legal: {', '.join(get_args(LookStep))}")
+    if step == "detect" and (embeds := [look.name for look in before if look.step == "embed"]):
+        raise refuse("step", f"detect stages come before embed stages: move stage {stage} above stage {embeds[0]}")
     numbers = {key: table.get(key, default) for key, default in (("audit", 0.0), ("min_score", MIN_SCORE))}
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise refuse(key, f"{key} {value!r} of stage {stage}; legal: 0 to 1")
     try:
-        look = _described(stage, cast(LookStep, step), folder / str(table.get("weights", "")), table.get("model"))
+        path, model, sha256 = folder / table.get("weights", ""), table.get("model"), table.get("sha256")
+        look = _described(stage, cast(LookStep, step), path, model, sha256)
+    except _WrongHash as error:
+        raise refuse("sha256", str(error)) from error
     except CamloopError as error:
         raise refuse("weights", f"stage {stage}: {error}") from error
-    if table.get("sha256", look.weights.sha256) != look.weights.sha256:
-        raise refuse("sha256", f"{look.weights.path.name} of stage {stage} hashes to {look.weights.sha256}, not to this")
     if twin := [other.name for other in before if other.source == look.source]:
         raise refuse("weights", f"stage {stage} has the weights of stage {twin[0]}, which saw more; their rows would be one")
     try:
-        condition = _condition(str(table["when"]), before) if "when" in table else None
+        condition = _condition(table["when"], before) if "when" in table else None
     except CamloopError as error:
         raise refuse("when", f"stage {stage}: {error}") from error
     placed = {field: getattr(look, field) for field in look.__dataclass_fields__}
     return Look(**placed | {"number": number, "when": condition} | {key: float(value) for key, value in numbers.items()})
 
 
-def _described(stage: str, step: LookStep, path: Path, model: str | None) -> Look:
-    """Return a look without conditions at what a weights path holds."""
-    if step == "detect":
-        return detector(detect.read_weights(path), name=stage)
-    return embedder(path, model, name=stage)
+class _WrongHash(UsageError):
+    """Weights are not those that a cascade names."""
+
+
+def _described(stage: str, step: LookStep, path: Path, model: str | None, sha256: str | None) -> Look:
+    """Return a look without conditions at what a weights path holds: hashed first, since opening a pickle runs it."""
+    weights = detect.read_weights(path) if step == "detect" else openclip.find_weights(path)
+    if sha256 not in (None, weights.sha256):
+        raise _WrongHash(f"{weights.path.name} of stage {stage} hashes to {weights.sha256}, not to this")
+    return detector(weights, name=stage) if step == "detect" else embedder(path, model, name=stage)
 
 
 def detector(weights: Weights, *, name: str = "detect") -> Look:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -74,12 +76,38 @@ class Weights:
             )
 
 
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Make one line of whatever the libraries and the system say of a file that they cannot open as a model.
+
+    Raises:
+        UsageError: they raised something.
+    """
+    errors: tuple[type[Exception], ...] = (
+        pickle.PickleError, EOFError, OSError, AttributeError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError,
+    )  # fmt: skip
+    if path.suffix == ".onnx":
+        from infra.onnx_check import ort_errors
+
+        errors += ort_errors()
+    try:
+        yield
+    except errors as error:
+        said = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise UsageError(f"{str(path)[:300]}: cannot be opened as a model: {said[:300]}") from error
+
+
 def read_weights(path: Path) -> Weights:
     """Hash a weights file and read its sidecar `<weights>.json`, where there is one.
 
     Raises:
         UsageError: no such file, or a sidecar of another file.
     """
+    with refusing(path):
+        return _read_weights(path)
+
+
+def _read_weights(path: Path) -> Weights:
     if not path.is_file():
         raise UsageError(f"no weights at {path}: give a .onnx or .pt file, or leave the step out with --without")
     sha256 = sha256_hex(path.read_bytes())
@@ -325,7 +353,16 @@ class Described:
 
 
 def describe(weights: Weights, *, threads: int = 1) -> Described:
-    """Return name, input size and classes of a weights file; an .onnx file is asked by its metadata alone."""
+    """Return name, input size and classes of a weights file; an .onnx file is asked by its metadata alone.
+
+    Raises:
+        UsageError: it is not a detector.
+    """
+    with refusing(weights.path):
+        return _describe(weights, threads)
+
+
+def _describe(weights: Weights, threads: int) -> Described:
     if weights.path.suffix == ".onnx":
         import onnxruntime
 

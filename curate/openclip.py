@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.detect import Batch, Weights, read_weights
+from curate.detect import Batch, Weights, read_weights, refusing
 from infra.errors import UsageError
 
 VERSION = 1
@@ -35,6 +35,11 @@ def find_weights(path: Path) -> Weights:
     Raises:
         UsageError: nothing there that open_clip could load.
     """
+    with refusing(path):
+        return _find_weights(path)
+
+
+def _find_weights(path: Path) -> Weights:
     if path.is_dir():
         files = [found for ending in _ENDINGS for found in sorted(path.glob(ending))]
         if len(files) != 1 or not (path / CONFIG).is_file():
@@ -52,6 +57,13 @@ def describe(path: Path, model_name: str | None) -> tuple[str, int]:
         UsageError: nothing there that open_clip could load, or no such architecture.
     """
     weights = find_weights(path)
+    with refusing(path):
+        size_px = _size_px(path, model_name)
+    stem = path.name if path.is_dir() else str(model_name)
+    return f"{stem}@{weights.sha256[:8]}", size_px
+
+
+def _size_px(path: Path, model_name: str | None) -> int:
     if path.is_dir():
         config = json.loads((path / CONFIG).read_bytes()).get("model_cfg", {})
     else:
@@ -66,8 +78,7 @@ def describe(path: Path, model_name: str | None) -> tuple[str, int]:
         if config is None:
             raise UsageError(f"--openclip-model {model_name!r} for {path.name}: {REMEDY}; legal names: open_clip.list_models()")
     size = config["vision_cfg"]["image_size"]
-    stem = path.name if path.is_dir() else str(model_name)
-    return f"{stem}@{weights.sha256[:8]}", int(size if isinstance(size, int) else size[0])
+    return int(size if isinstance(size, int) else size[0])
 
 
 def pack(vectors: NDArray[np.float32]) -> list[bytes]:
@@ -105,12 +116,19 @@ class OpenClipEmbedder:
         if threads:
             torch.set_num_threads(threads)
         name = f"local-dir:{path}" if path.is_dir() else str(model_name)
-        self._refuse_downloads(path)
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = open_clip.create_model(
-            name, pretrained=None if path.is_dir() else str(path), device=self._device, pretrained_text=False, weights_only=True
-        )
+        pretrained = None if path.is_dir() else str(path)
+        with refusing(path):
+            self._refuse_downloads(path)
+            model = open_clip.create_model(
+                name,
+                pretrained=pretrained,
+                device=self._device,
+                pretrained_text=False,
+                weights_only=True,
+                require_pretrained=True,  # a folder may name its file otherwise: open_clip would go on with random weights
+            )
         self._model: Any = model.eval()
         self._tokenizer: Any = open_clip.get_tokenizer(name)
         mean, std = (getattr(self._model.visual, f"image_{what}", None) for what in ("mean", "std"))

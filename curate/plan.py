@@ -20,7 +20,7 @@ from typing import Any, Literal
 import polars as pl
 
 from curate import cameras, cascade, daylight, detect, factors, gate, motion, openclip, quality, scan
-from curate.cascade import Cascade
+from curate.cascade import Cascade, Look
 from curate.detect import Weights
 from curate.scan import GateKind
 from infra import keys
@@ -94,6 +94,13 @@ class Options:
                 f"--gate {self.gate} with --motion {self.score}; legal: --motion 1 or 2, and --gate packets with --motion 2 "
                 "(score 1 learns its background from every frame): leave --motion out"
             )
+
+    @property
+    def judge(self) -> Look | None:
+        """The detector whose boxes n_<class> counts."""
+        if self.cascade is not None:
+            return self.cascade.last("detect")
+        return cascade.detector(self.detector) if self.detector else None
 
     @property
     def weights(self) -> tuple[Weights, ...]:
@@ -273,9 +280,10 @@ def _check_sheet(catalog: Catalog, options: Options) -> None:
     sheet, named = options.sheet, options.sheet.columns().keys() - set(FRAME_MEASURES)
     if any(not column.startswith("n_") for column in named):
         sheet.check_columns(frames_view(catalog).collect_schema().names())
-    if "detect" in options.steps and options.detector and any(column.startswith("n_") for column in named - {"n_person"}):
-        known = [class_column(name) for name in detect.describe(options.detector).classes]
-        sheet.check_classes([*known, "n_person"], options.detector.path.name)
+    counts = any(column.startswith("n_") for column in named - {"n_person"})
+    if "detect" in options.steps and counts and (judge := options.judge):
+        known = [class_column(name) for name in judge.classes]
+        sheet.check_classes([*known, "n_person"], judge.weights.path.name)
     for factor in sheet.of("sun"):
         daylight.check(catalog, factor.at)
 

@@ -94,8 +94,15 @@ def _row(factor: Factor, keys: pl.DataFrame, names: pl.Series, scores: pl.Series
 
 
 def _open_embedder(options: Options) -> OpenClipEmbedder:
-    assert options.embedder_path is not None
-    return openclip.OpenClipEmbedder(options.embedder_path, model_name=options.embedder_model)
+    """Return the model of the prompts.
+
+    Raises:
+        JobError: its file is not the one that the job began with.
+    """
+    assert options.embedder is not None and options.embedder_path is not None
+    embedder = openclip.OpenClipEmbedder(options.embedder_path, model_name=options.embedder_model)
+    options.embedder.check()  # after it was read: what was swapped until now is found
+    return embedder
 
 
 def _from_embeddings(catalog: Catalog, clip_ids: Sequence[str], factor: Factor, embedder: OpenClipEmbedder) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from curate import cascade, factors, jobs, plan
+from curate import cascade, detect, factors, jobs, plan
 from curate.cascade import Cascade
 from curate.plan import Options
 from curate.query import open_catalog as open_footage
@@ -176,6 +177,16 @@ def test_reruns_and_changes(folder: Path, catalog: Catalog, add_clip: AddClip) -
         ("audit = 0.3", "audit = 30", r"c\.toml line 7: audit 30 of stage cheap; legal: 0 to 1"),
         ('step = "detect"\nweights = "fine.onnx"', 'step = "look"\nweights = "fine.onnx"', r"c\.toml line 11: step 'look'"),
         ('name = "fine"', 'name = "cheap"', r"c\.toml line 10: stage name 'cheap'"),
+        ('name = "fine"', 'name = "cascade"', r"c\.toml line 10: stage name 'cascade'.*not cascade or decode"),
+        ('name = "fine"', 'name = "decode"', r"c\.toml line 10: stage name 'decode'"),
+        ('name = "fine"', 'name = "füne"', r"c\.toml line 10: stage name 'füne'"),
+        ('name = "fine"', 'name = "_fine"', r"c\.toml line 10: stage name '_fine'"),
+        ('name = "fine"', "name = 5", r"c\.toml line 10: name 5 of stage 2; legal: text in quotes"),
+        ('weights = "fine.onnx"', "weights = 5", r"c\.toml line 12: weights 5 of stage 2; legal: text in quotes"),
+        ('weights = "fine.onnx"', 'weights = "fine.onnx"\nmodel = 5', r"c\.toml line 13: model 5 of stage 2"),
+        ('weights = "fine.onnx"', 'weights = "fine.onnx"\nsha256 = 5', r"c\.toml line 13: sha256 5 of stage 2"),
+        ('when = "n_person > 0"', "when = 5", r"c\.toml line 13: when 5 of stage 2; legal: text in quotes"),
+        ('weights = "fine.onnx"', f'weights = "{"x" * 300}"', r"c\.toml line 12: stage fine: .*cannot be opened.*too long"),
         ("min_score = 0.47", "min_scores = 0.47", r"c\.toml line 14: unknown key 'min_scores'; legal: audit, min_score"),
         ("[[stage]]", "[[stages]]", r"c\.toml: .*legal: \[\[stage\]\] tables"),
     ],
@@ -184,6 +195,81 @@ def test_what_cannot_be_is_refused_by_its_line(folder: Path, old: str, new: str,
     """Before anything is decoded, one line with the place, the value and what would be legal."""
     with pytest.raises(UsageError, match=says):
         cascade.parse(TWO.replace(old, new), name="c.toml", folder=folder)
+
+
+@pytest.mark.parametrize("name", ["garbage.onnx", "garbage.pth", "garbage.pt", "empty.pth", "list.pt"])
+def test_a_file_that_is_no_model_is_one_line(folder: Path, name: str) -> None:
+    """Whatever its library raises: in a cascade the line, alone the path, always in one line."""
+    (folder / name).write_bytes(pickle.dumps([1]) if name == "list.pt" else b"" if name == "empty.pth" else b"garbage")
+    with pytest.raises(UsageError, match=rf"c\.toml line 12: stage fine: .*{name}: cannot be opened as a model") as raised:
+        cascade.parse(TWO.replace("fine.onnx", name), name="c.toml", folder=folder)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(UsageError, match=rf"^/.*{name}: cannot be opened as a model"):
+        detect.describe(detect.read_weights(folder / name))
+
+
+class _Marker:
+    """Pickled, it writes a file when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.write_text, (self.path, "opened")
+
+
+def test_weights_of_another_hash_are_never_opened(folder: Path) -> None:
+    """A pickle runs what it likes when it is opened: `sha256` is compared before."""
+    marker, path = folder / "marker", folder / "fine.pt"
+    path.write_bytes(pickle.dumps(_Marker(marker)))
+    text = TWO.replace('"fine.onnx"', '"fine.pt"\nsha256 = "00"')
+    with pytest.raises(UsageError, match=r"c\.toml line 13: fine\.pt of stage fine hashes to"):
+        cascade.parse(text, name="c.toml", folder=folder)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
+    assert marker.exists()  # so the file would have written it
+
+
+EMBED = """
+[[stage]]
+name = "vit"
+step = "embed"
+weights = "vit.pt"
+model = "ViT-B-32"
+"""
+
+
+def test_detectors_come_before_embedders(folder: Path) -> None:
+    """Behind an embed stage the judge would be cut off where no embeddings are asked for, and audits would miss a share."""
+    (folder / "vit.pt").write_bytes(b"only hashed here")
+    parts = TWO.split("[[stage]]")
+    text = f"[[stage]]{parts[1]}{EMBED}[[stage]]{parts[2]}"
+    with pytest.raises(
+        UsageError, match=r"c\.toml line 16: detect stages come before embed stages: move stage fine above .*vit"
+    ):
+        cascade.parse(text, name="c.toml", folder=folder)
+    assert [look.step for look in cascade.parse(TWO + EMBED, folder=folder).looks] == ["detect", "detect", "embed"]
+
+
+def test_the_architecture_is_part_of_the_fingerprint(folder: Path) -> None:
+    """The same file read as another model gives other vectors."""
+    (folder / "vit.pt").write_bytes(b"only hashed here")
+    texts = [TWO + EMBED, TWO + EMBED.replace("ViT-B-32", "ViT-B-16")]
+    prints = [
+        [options(cascade.parse(text, folder=folder)).fingerprint(step, {}) for text in texts] for step in ("detect", "embed")
+    ]
+    assert prints[0][0] == prints[0][1] and prints[1][0] != prints[1][1]
+
+
+def test_a_sheet_over_a_class_that_the_judge_lacks_is_refused(folder: Path, catalog: Catalog, add_clip: AddClip) -> None:
+    """Before anything is decoded, as with --weights; the classes are those of the last detect stage."""
+    add_clip(catalog, "a", [3] * 10)
+    made = options(cascade.parse(TWO, folder=folder))
+    sheet = factors.parse('[factor.big]\nfrom = "rule"\nrules = [{ value = "yes", where = "n_truck > 0" }]')
+    with pytest.raises(UsageError, match=r"fine\.onnx knows no class behind .n_truck."):
+        plan.make(catalog, dataclasses.replace(made, sheet=sheet))
+    known = factors.parse('[factor.big]\nfrom = "rule"\nrules = [{ value = "yes", where = "n_car > 0" }]')
+    assert plan.make(catalog, dataclasses.replace(made, sheet=known)).works
 
 
 def test_a_step_without_a_stage_is_refused(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from curate.plan import Options
 from curate.query import open_catalog as open_footage
 from curate.run import curate
 from infra.catalog import Catalog
-from infra.errors import QueryError, UsageError
+from infra.errors import JobError, QueryError, UsageError
 from infra.runs import recorded
 from infra.settings import Settings
 
@@ -91,6 +92,40 @@ def test_without_weights_the_way_out_is_said(tmp_path: Path, tiny_openclip: Path
         openclip.find_weights(tmp_path)
     with pytest.raises(UsageError, match="list_models"):
         openclip.describe(tiny_openclip / "open_clip_pytorch_model.bin", "NoSuchModel")
+
+
+@pytest.mark.parametrize("config", ["{}", "no json", "[]", '{"model_cfg": {"vision_cfg": {}}}'])
+def test_a_configuration_that_is_none_is_one_line(tmp_path: Path, config: str) -> None:
+    """Without its keys, or not JSON: the folder and why."""
+    (tmp_path / openclip.CONFIG).write_text(config)
+    (tmp_path / "weights.pt").write_bytes(b"garbage")
+    with pytest.raises(UsageError, match="cannot be opened as a model") as raised:
+        openclip.describe(tmp_path, None)
+    assert "\n" not in str(raised.value)
+
+
+def test_garbage_in_place_of_weights_is_one_line(tmp_path: Path) -> None:
+    """What torch raises becomes the file and why."""
+    (tmp_path / openclip.CONFIG).write_text(json.dumps(CONFIG))
+    (tmp_path / "weights.pt").write_bytes(b"garbage")
+    with pytest.raises(UsageError, match="cannot be opened as a model"):
+        OpenClipEmbedder(tmp_path)
+
+
+def test_weights_swapped_before_tagging_are_found(
+    catalog: Catalog, add_clip: Callable[..., str], tiny_openclip: Path, tmp_path: Path
+) -> None:
+    """Tags of another model under the hash of the first are never committed."""
+    add_clip(catalog, "a", [90] * 20)
+    folder = shutil.copytree(tiny_openclip, tmp_path / "model")
+    sheet = factors.parse('[factor.scene]\nfrom = "prompts"\nprompts = { yard = "a yard", hall = "a hall" }')
+    wanted = Options(steps=("scan", "embed", "tag"), embedder=openclip.find_weights(folder), embedder_path=folder, sheet=sheet)
+    curate(catalog, dataclasses.replace(wanted, steps=("scan", "embed")), Settings())
+    weights = next(folder.glob("*.bin"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(JobError, match="changed since the job began"):
+        curate(catalog, dataclasses.replace(wanted, steps=("tag",)), Settings())
+    assert not catalog.done("tag")
 
 
 def test_embeddings_tags_and_search(catalog: Catalog, add_clip: Callable[..., str], tiny_openclip: Path) -> None:
