@@ -59,6 +59,8 @@ def run(view: View, arguments: argparse.Namespace, context: Context) -> int:
     if rows:
         wanted = [f"looks for {share:.0%}" for share in losses.WANTED]
         out.table("", ["filter", *arguments.by, "in", "kept", "dropped", "looked", "found", "recall", "95 %", *wanted], rows)
+        if any(loss.filter == losses.GATE for loss in found):
+            out.line(losses.GATE_NOTE)
         out.line("looked and found: of the dropped; looks: in all, to show that recall with no further miss; - : none would")
     else:
         out.line("nothing was filtered here: every frame was decoded, and every detector saw all that were kept")

@@ -7,6 +7,10 @@ A stage's condition is judged among frames that meet the conditions before it: *
 dropped, those of the audit count as found where they meet all later conditions and the judge finds them positive. So each row
 says what this condition alone costs. The row "cascade" has the loss of all of them together. Looks have known probabilities
 (`curate.audit`), so the estimates hold for the footage that was curated, whatever it is; a slice has its own, wider interval.
+
+The packet gate's row is of the clips in which it dropped something: some p_keep is below 1. A clip that it decoded whole
+(its search or its alarms asked for everything) looks in the tables like one that was scanned without a gate, so that its
+positives, all kept, are not counted: over all footage that went through the gate recall is higher (`GATE_NOTE`).
 """
 
 from __future__ import annotations
@@ -26,6 +30,10 @@ from infra import where
 from infra.errors import QueryError
 
 GATE: Final = "packet gate"
+GATE_NOTE: Final = (
+    "packet gate: of clips in which it dropped something; what it decoded whole is not counted, so that recall over all "
+    "footage is higher"
+)
 WHOLE: Final = "cascade"
 MOVING: Final = 0.02  # share of the picture that moves, as `curate.layers` begins an interval
 POSITIVE: Final = "n_person > 0"

@@ -59,6 +59,23 @@ def test_the_packet_gate_by_camera(catalog: Catalog, add_clip: AddClip) -> None:
     assert losses.table([first, second], ["camera_id"])["camera_id"].to_list() == ["cam1", "cam2"]
 
 
+def test_a_clip_that_the_gate_decoded_whole_is_not_counted_and_this_is_said(
+    catalog: Catalog, add_clip: AddClip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its 30 moving GOPs, all kept, would raise the recall; nothing in the tables tells it from a scan without a gate."""
+    gated(catalog, add_clip, "a", 60, "cam1")
+    assert main(["query", "--audit", "--store", str(tmp_path / "store")]) == 0
+    before = capsys.readouterr().out
+    whole = add_clip(catalog, "b", [5, 6], camera_id="cam2")
+    gop = {"clip_id": whole, "decoded": True, "motion": [0.5], "p_keep": 1.0}
+    rows = [gop | {"gop_index": i, "start_pts": i, "end_pts": i + 1} for i in range(30)]
+    catalog.commit({"gops": rows}, [Done("clip", whole, "scan", "f", 30, 30)])
+    assert main(["query", "--audit", "--store", str(tmp_path / "store")]) == 0
+    after = capsys.readouterr().out
+    assert after == before and "recall over all footage is higher" in " ".join(after.split())
+    assert "of clips in which it dropped something" in " ".join(after.split())
+
+
 STAGES = """
 [[stage]]
 name = "cheap"
