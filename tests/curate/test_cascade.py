@@ -20,6 +20,7 @@ from curate.query import open_catalog as open_footage
 from curate.run import Result, curate
 from infra import keys
 from infra.catalog import Catalog, open_catalog
+from infra.cli import main
 from infra.errors import UsageError
 from infra.settings import Settings
 from infra.store import DirStore
@@ -206,6 +207,22 @@ def test_a_file_that_is_no_model_is_one_line(folder: Path, name: str) -> None:
     assert "\n" not in str(raised.value)
     with pytest.raises(UsageError, match=rf"^/.*{name}: cannot be opened as a model"):
         detect.describe(detect.read_weights(folder / name))
+
+
+def test_the_command_refuses_what_is_no_model(
+    folder: Path, catalog: Catalog, add_clip: AddClip, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--weights` and `--openclip-weights`: exit code 2 and one line, nothing scanned."""
+    add_clip(catalog, "a", [3] * 10)
+    (folder / "garbage.onnx").write_bytes(b"garbage")
+    (folder / "vit").mkdir()
+    (folder / "vit/open_clip_config.json").write_text("{}")
+    (folder / "vit/weights.pt").write_bytes(b"garbage")
+    curating = ["curate", "--local", "--store", str(folder / "store")]
+    for given in (["--weights", "garbage.onnx", "--without", "embed"], ["--openclip-weights", "vit", "--without", "detect"]):
+        assert main([*curating, given[0], str(folder / given[1]), *given[2:]]) == 2
+        [said] = [line for line in capsys.readouterr().err.splitlines() if "cannot be opened" in line]
+        assert given[1] in said and not catalog.done("scan")
 
 
 class _Marker:
