@@ -6,6 +6,7 @@ Nothing heavy is imported until the command runs, so that --help is quick and a 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,9 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     for weights in options.weights:
         if weights.status == "unknown":
             out.note(f"weights {weights.path.name}: unknown, {weights.note} (SHA-256 {weights.sha256})")
+    cli_estimate.refuse_alone(arguments)
+    if arguments.page:
+        _check_writable(arguments.page)
     catalog = open_catalog(context.store, create=False)
     if arguments.follow:
         return _follow(arguments, context, options, catalog)
@@ -109,14 +113,20 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     needs_ray = not arguments.local and any(one.pixel_steps for one in made.works)
     with _engine(arguments, context, ray=needs_ray) as (engine, cpus):
         result = _work(arguments, context, options, catalog, made, engine, cpus)
+    _say_result(context, result)
     if arguments.page:
         from curate import run_page
         from curate.query import Footage
 
-        run_page.write(arguments.page, Footage(catalog, vault=True), result, clock=context.clock)
+        run_page.write(arguments.page, Footage(catalog), result, clock=context.clock)
         out.line(f"page: {arguments.page}")
-    _say_result(context, result)
     return 0
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a page that could not be written, before hours of work."""
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"--page {path}: give a file in a folder that exists and may be written")
 
 
 def plan_of(catalog: Catalog, options: Options) -> Plan:

@@ -21,14 +21,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=int, metavar="N", help="with --plan: cores that would work (default: this machine's)")
     parser.add_argument("--core-hour", type=float, metavar="MONEY", help="with --plan: price of a core for an hour")
     parser.add_argument("--gb-month", type=float, metavar="MONEY", help="with --plan: price of a GB in the store for a month")
-    parser.add_argument("--gb-read", type=float, default=0.0, metavar="MONEY", help="with --plan: price of reading a GB")
+    parser.add_argument("--gb-read", type=float, metavar="MONEY", help="with --plan: price of reading a GB")
+
+
+def refuse_alone(arguments: argparse.Namespace) -> None:
+    """Refuse prices and cores without --plan: they would change nothing.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for name in ("cores", "core_hour", "gb_month", "gb_read"):
+        if not arguments.plan and getattr(arguments, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} says something about --plan, which was not asked for")
 
 
 def run(arguments: argparse.Namespace, context: Context, catalog: Catalog, options: Options, made: Plan) -> int:
     """Say it; nothing is written."""
     from curate import estimate
 
-    prices = estimate.Prices(core_hour=arguments.core_hour, gb_month=arguments.gb_month, gb_read=arguments.gb_read)
+    prices = estimate.Prices(core_hour=arguments.core_hour, gb_month=arguments.gb_month, gb_read=arguments.gb_read or 0.0)
     cores = _cores(arguments, context)
     rate = estimate.of_earlier(catalog, options)
     if rate is None and any(work.pixel_steps for work in made.works):

@@ -111,18 +111,19 @@ def estimate(plan: Plan, rate: Rate | None, *, cores: int, prices: Prices, store
     core_s = None if rate is None else rate.core_s_per_s * length_s
     day_hours = None if rate is None else rate.core_s_per_s * DAY_S / 3600
     price = prices.core_hour
+    used = 1.0 if cores == 1 else EFFICIENCY  # of what is paid for
     return Estimate(
         n_clips=len(works),
         n_bytes=n_bytes,
         footage_s=length_s,
         rate=rate,
         cores=cores,
-        seconds=None if core_s is None else core_s / (cores if cores == 1 else cores * EFFICIENCY),
-        compute=None if core_s is None or price is None else core_s / 3600 / (1 if cores == 1 else EFFICIENCY) * price,
+        seconds=None if core_s is None else core_s / (cores * used),
+        compute=None if core_s is None or price is None else core_s / 3600 / used * price,
         read=n_bytes / 1e9 * prices.gb_read,
         month=None if prices.gb_month is None else stored_bytes / 1e9 * prices.gb_month,
         day_hours=day_hours,
-        day_compute=None if day_hours is None or price is None else day_hours * price,
+        day_compute=None if day_hours is None or price is None else day_hours / used * price,
     )
 
 
@@ -194,6 +195,7 @@ def asked(options: Options) -> dict[str, Any]:
     return {
         "steps": list(options.steps), "every_s": options.every_s, "gate": options.gate, "score": options.score,
         "weights": [weights.sha256 for weights in options.weights],
+        "cascade": None if options.cascade is None else options.cascade.settings("embed") or options.cascade.settings("detect"),
     }  # fmt: skip
 
 

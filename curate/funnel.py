@@ -3,9 +3,10 @@
     clips -> scanned -> decoded -> moving -> looked at -> with a person -> tagged
 
 Everything is counted in the tables, so it can be asked for at any time, of this run or of all before it. Each stage has
-`rows` (clips, GOPs or frames, as it says) and `footage_s`, the seconds of footage that they stand for: what was looked at
-with a known probability counts 1/p of itself, so that shares are of all footage and not of what happened to be decoded.
-`failed` clips stand beside the funnel, never outside it.
+`rows` (clips, GOPs or frames, as it says) and `footage_s`. For *scanned*, *decoded* and *looked at* that is what was really
+done. *moving*, *with a person* and *tagged* are estimates for all footage: what was looked at with a known probability counts
+1/p of itself; motion of a camera's sampled GOPs, as a share, stands for everything of that camera that was not certain to be
+decoded. Clips that failed stand in `failures`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Stage:
         name: one of `STAGES`; "with" is completed by the class.
         unit: what a row is.
         rows: how many.
-        footage_s: seconds of footage that they stand for.
+        footage_s: seconds of footage, done or estimated (see the module).
         share: of all footage, 0 to 1; None without any footage.
         camera_id: of one camera; None for all.
     """
@@ -79,12 +80,16 @@ def _of_gops(footage: Footage, seconds: pl.DataFrame, on: float) -> list[pl.Data
     columns = ["clip_id", "pts", "decoded", "motion", "p_keep"]
     gops = footage.catalog.scan("gops", columns).join(seconds.lazy(), on="clip_id").collect()
     length = pl.col("pts").list.len() * pl.col("frame_s")
-    moving = pl.col("motion").list.eval(pl.element() >= on).list.sum() * pl.col("frame_s") / pl.col("p_keep")
-    decoded = gops.filter("decoded")
+    moving = pl.col("motion").list.eval(pl.element() >= on).list.sum() * pl.col("frame_s")
+    sampled = pl.col("p_keep") < 1
+    rest_s = length.filter(sampled).sum().over("camera_id")  # looked at or not
+    stands_s = (length / pl.col("p_keep")).filter(sampled & pl.col("decoded")).sum().over("camera_id")
+    weight = pl.when(sampled).then(rest_s / stands_s / pl.col("p_keep")).otherwise(1.0)
+    decoded = gops.with_columns(weight=weight).filter("decoded")
     return [
         gops.select("camera_id", stage=pl.lit(1), **{_SECONDS: length}),
         decoded.select("camera_id", stage=pl.lit(2), **{_SECONDS: length}),
-        decoded.select("camera_id", stage=pl.lit(3), **{_SECONDS: moving}).filter(pl.col(_SECONDS) > 0),
+        decoded.select("camera_id", stage=pl.lit(3), **{_SECONDS: moving * pl.col("weight")}).filter(pl.col(_SECONDS) > 0),
     ]
 
 
@@ -92,12 +97,16 @@ def _of_frames(footage: Footage, seconds: pl.DataFrame, column: str, min_score: 
     frames = footage.frames.counting(min_score).lazy()
     names = frames.collect_schema().names()
     count = pl.col(column) if column in names else pl.lit(None, pl.Int64)
-    kept = frames.select("clip_id", "pts", "camera_id", count.alias("count"), pl.col(TIME).alias(_SECONDS)).collect()
+    p_look = pl.col("p_look").fill_null(1.0) if "p_look" in names else pl.lit(1.0)
+    kept = frames.select(
+        "clip_id", "pts", "camera_id", count.alias("count"), p_look.alias("p_look"), pl.col(TIME).alias(_SECONDS)
+    ).collect()
     looked = kept.filter(pl.col("count").is_not_null())
+    found = looked.filter(pl.col("count") > 0).with_columns(pl.col(_SECONDS) / pl.col("p_look"))
     tags = footage.catalog.scan("tags", ["clip_id", "pts"]).unique().collect()
     return [
         looked.select("camera_id", _SECONDS, stage=pl.lit(4)),
-        looked.filter(pl.col("count") > 0).select("camera_id", _SECONDS, stage=pl.lit(5)),
+        found.select("camera_id", _SECONDS, stage=pl.lit(5)),
         kept.join(tags, on=["clip_id", "pts"], how="semi").select("camera_id", _SECONDS, stage=pl.lit(6)),
     ]
 

@@ -27,7 +27,7 @@ from infra.decoder import DecoderPool
 from infra.page import Box, Markup
 
 EXAMPLES: Final = 6  # of each kind
-CAMERAS: Final = 60  # with more, the funnel of each stands in `camloop query --by camera_id` only
+CAMERAS: Final = 60  # with more, a table of each camera would be the page
 _CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px", "camera_id")
 _DRAWN_FROM: Final = 20_000  # kept frames of a kind among which examples are drawn
 
@@ -62,7 +62,7 @@ def render(footage: Footage, result: Result, *, clock: Clock) -> str:
     body = [page.facts(facts), _funnel(stages), *_by_camera(footage), _stages(result.tally), _losses(footage)]
     body += [*_examples(footage), _failures(result.tally)]
     made = datetime.fromtimestamp(clock.now_ns() / 1e9, UTC)
-    lead = f"{footage.catalog.store.url}, {made:%Y-%m-%d %H:%M} UTC. What was looked at with probability p counts 1/p."
+    lead = f"{footage.catalog.store.url}, {made:%Y-%m-%d %H:%M} UTC, {footage.vault_state()}."
     return page.page("camloop curate", body, lead=lead)
 
 
@@ -76,7 +76,8 @@ def _hours(seconds: float) -> str:
 
 def _funnel(stages: Sequence[Stage]) -> str:
     rows = [(stage.name, stage.rows, stage.unit, _hours(stage.footage_s), _share(stage), _bar(stage.share)) for stage in stages]
-    return "<h2>Funnel</h2>" + page.table(["", "rows", "", "footage", "share", ""], rows)
+    note = "<p class='soft'>Moving, with and tagged are estimates for all footage: what was looked at by chance counts 1/p.</p>"
+    return "<h2>Funnel</h2>" + page.table(["", "rows", "", "footage", "share", ""], rows) + note
 
 
 def _bar(share: float | None) -> Markup:

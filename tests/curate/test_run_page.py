@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curate import estimate, factors, follow, plan, run_page
+from curate import cascade, estimate, factors, follow, plan, run_page
 from curate.collect import Tally
 from curate.detect import read_weights
 from curate.estimate import Prices, Rate
@@ -22,7 +23,7 @@ from curate.plan import Options
 from curate.query import open_catalog as open_footage
 from curate.run import Result, curate
 from infra import keys
-from infra.catalog import Catalog
+from infra.catalog import Catalog, Done
 from infra.cli import main
 from infra.clock import FakeClock
 from infra.demo import card
@@ -62,19 +63,19 @@ class TestFunnel:
         assert gate[0].footage_s == pytest.approx(3.0) and gate[5].share == pytest.approx(1.0)
 
     def test_a_sample_stands_for_all(self, catalog: Catalog, add_clip: AddClip) -> None:
-        """A decoded GOP that was drawn with probability 1/4 counts four times where it moves."""
-        clip_id = add_clip(catalog, "a", FLASHING)
-        gop = {"clip_id": clip_id, "start_pts": 0, "end_pts": 10, "n_bytes": 9, "packet_score": 0.1}
+        """Of three GOPs that the gate did not believe to move one was looked at and moves: so do all three; never more."""
+        clip_id = add_clip(catalog, "a", [20] * 40)
+        gop = {"clip_id": clip_id, "start_pts": 0, "end_pts": 10, "n_bytes": 9, "packet_score": 0.1, "motion": None}
         rows = [
-            gop | {"gop_index": 0, "pts": list(range(10)), "decoded": True, "motion": [None] + [0.5] * 9, "p_keep": 0.25},
-            gop | {"gop_index": 1, "pts": list(range(10, 30)), "decoded": False, "motion": None, "p_keep": 0.25},
+            gop | {"gop_index": number, "pts": list(range(10 * number, 10 * number + 10)), "decoded": False, "p_keep": 0.25}
+            for number in range(4)
         ]
-        from infra.catalog import Done
-
-        catalog.commit({"gops": rows}, [Done("clip", clip_id, "scan", "f", 30, 2)])
+        rows[0] |= {"decoded": True, "motion": [None] + [0.5] * 9}
+        rows[3] |= {"decoded": True, "motion": [0.0] * 9 + [0.5], "p_keep": 1.0}
+        catalog.commit({"gops": rows}, [Done("clip", clip_id, "scan", "f", 40, 2)])
         found = {stage.name: stage for stage in funnel(open_footage(catalog.store))}
-        assert found["scanned"].footage_s == pytest.approx(3.0) and found["decoded"].footage_s == pytest.approx(1.0)
-        assert found["moving"].footage_s == pytest.approx(0.9 * 4)
+        assert found["scanned"].footage_s == pytest.approx(4.0) and found["decoded"].footage_s == pytest.approx(2.0)
+        assert found["moving"].footage_s == pytest.approx(0.9 * 3 + 0.1)
 
     def test_an_empty_store(self, catalog: Catalog) -> None:
         """No footage has no shares."""
@@ -90,9 +91,10 @@ class TestEstimate:
         alone = estimate.estimate(todo, rate, cores=1, prices=prices, stored_bytes=5000)
         assert alone.n_clips == 2 and [alone.footage_s, alone.seconds] == pytest.approx([6.0, 3.0])
         assert alone.compute == pytest.approx(3.0) and alone.month == pytest.approx(1.0)
-        assert alone.day_hours == pytest.approx(12.0) and alone.day_compute == pytest.approx(12 * 3600)
+        assert [alone.day_hours, alone.day_compute] == pytest.approx([12.0, 12 * 3600])
         two = estimate.estimate(todo, rate, cores=2, prices=prices, stored_bytes=5000)
         assert two.seconds == pytest.approx(3.0 / 1.6) and two.compute == pytest.approx(3.0 / 0.8)
+        assert two.day_compute == pytest.approx(12 * 3600 / 0.8)
         unknown = estimate.estimate(todo, None, cores=1, prices=prices, stored_bytes=0)
         assert (unknown.seconds, unknown.compute, unknown.day_hours) == (None, None, None)
 
@@ -115,6 +117,14 @@ class TestEstimate:
         rate = estimate.of_earlier(catalog, wanted)
         assert rate is not None and rate.core_s_per_s == pytest.approx(40 * 1.6 / 100)
         assert estimate.of_earlier(catalog, options(tiny_detector, every_s=2.0)) is None
+        staged = [
+            cascade.parse(
+                f'[[stage]]\nname = "one"\nstep = "detect"\nweights = "{tiny_detector}"\nwhen = "brightness > {level}"'
+            )
+            for level in (1, 150)
+        ]
+        asked = [estimate.asked(dataclasses.replace(wanted, detector=None, cascade=one)) for one in staged]
+        assert asked[0] != asked[1] and asked[0]["weights"] == asked[1]["weights"]
         assert estimate.told(wanted, Result(plan=result.plan, tally=Tally(footage_s=1.0), seconds={"pixels": 1.0}), 1) == {}
 
     def test_a_price_below_nothing(self) -> None:
@@ -135,6 +145,10 @@ class TestEstimate:
         assert catalog.snapshot() == before
         assert main(["curate", "--plan", "--follow", *at]) == 2
         assert "--follow goes on until it is stopped" in capsys.readouterr().err
+        assert main(["curate", "--core-hour", "3", *at]) == 2 and "--plan" in capsys.readouterr().err
+        for page in (".", "nowhere/page.html"):
+            assert main(["curate", "--page", page, *at]) == 2 and "give a file in a folder" in capsys.readouterr().err
+        assert catalog.snapshot() == before
 
 
 def test_the_page(catalog: Catalog, add_clip: AddClip, tiny_detector: Path, tmp_path: Path) -> None:
