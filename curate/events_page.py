@@ -14,7 +14,7 @@ import polars as pl
 from curate.events import Events
 from curate.layers import Layer
 from curate.thumbnails import Thumbnail, thumbnails
-from infra import page
+from infra import page, views
 from infra.catalog import Catalog
 from infra.decoder import DecoderPool
 from infra.page import Box, Markup
@@ -209,7 +209,7 @@ def _boxes(catalog: Catalog, layer: Layer, wanted: Sequence[Row]) -> dict[tuple[
     if layer.is_motion or layer.is_expression or not frames:
         return {}
     clip_ids = sorted({clip_id for clip_id, _ in frames})
-    found = catalog.scan("detections").filter(
+    found = views.detections(catalog).filter(
         pl.col("clip_id").is_in(clip_ids), pl.col("class_name") == layer.name, pl.col("score") >= layer.off
     )
     made: dict[tuple[str, int], list[Box]] = {}

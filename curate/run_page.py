@@ -21,7 +21,7 @@ from curate.layers import MOTION, ON
 from curate.query import TIME, Footage
 from curate.run import Result
 from curate.thumbnails import Thumbnail, thumbnails
-from infra import durable, keys, page
+from infra import durable, keys, page, views
 from infra.clock import Clock
 from infra.decoder import DecoderPool
 from infra.page import Box, Markup
@@ -167,9 +167,8 @@ def _tiles(footage: Footage, drawn: pl.DataFrame, pool: DecoderPool) -> list[str
     columns = ["clip_id", "pts", "class_name", "score", "x1", "y1", "x2", "y2"]
     clips = footage.catalog.scan("clips", list(_CLIP)).filter(pl.col("clip_id").is_in(clip_ids)).collect()
     by_id = {row["clip_id"]: row for row in clips.iter_rows(named=True)}
-    boxes = (
-        footage.catalog.scan("detections", columns).filter(pl.col("clip_id").is_in(clip_ids), pl.col("score") >= 0.25).collect()
-    )
+    counting = views.detections(footage.catalog).select(columns)
+    boxes = counting.filter(pl.col("clip_id").is_in(clip_ids), pl.col("score") >= 0.25).collect()
     pictures = {
         clip_id: thumbnails(
             footage.catalog.store, pool, by_id[clip_id], drawn.filter(pl.col("clip_id") == clip_id)["pts"].to_list()

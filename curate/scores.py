@@ -143,7 +143,7 @@ def _floats(series: pl.Series) -> Column:
 
 
 def _class(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
-    found = catalog.scan("detections", ["clip_id", "pts", "class_name", "score"])
+    found = views.detections(catalog).select("clip_id", "pts", "class_name", "score")
     classes = sorted({*found.select(pl.col("class_name").unique()).collect()["class_name"], "person"})
     if wanted.name not in classes:
         near = difflib.get_close_matches(wanted.name, [MOTION, *classes], n=3)

@@ -167,17 +167,15 @@ def _join_counts(
     Where a cascade curated some clips, frames also get `_p_some`, the probability of a look.
     """
     found = catalog.scan("detections", ["clip_id", "pts", "source", "class_name", "score"])
-    looked = _looked_at(catalog).lazy()
+    looked = looked_at(catalog).lazy()
     in_cascade, looks = _cascaded(catalog, source)
     some = looks.lazy().filter(pl.col("pts").is_not_null()).join(looked, on="clip_id", how="semi")
     if source is not None:  # a clip whose live detections are all of another source was not looked at by this one
         others = found.group_by("clip_id").agg(own=(pl.col("source") == source).any()).filter(~pl.col("own"))
         looked = looked.join(others, on="clip_id", how="anti")
         found = found.filter(pl.col("source") == source)
-    elif not in_cascade.is_empty():  # of a cascade's detectors the last one counts
-        judges = looks.select("clip_id", _judge="source").unique().lazy()
-        found = found.join(judges, on="clip_id", how="left")
-        found = found.filter(pl.col("_judge").is_null() | (pl.col("source") == pl.col("_judge"))).drop("_judge")
+    else:
+        found = _judged(found, looks)
     columns: dict[str, list[str]] = {}
     for name in sorted({*found.select(pl.col("class_name").unique()).collect()["class_name"], *classes}):
         columns.setdefault(class_column(name), []).append(name)
@@ -193,6 +191,20 @@ def _join_counts(
     return frames, clips, list(columns)
 
 
+def detections(catalog: Catalog) -> pl.LazyFrame:
+    """Return the live detections that count: where a cascade curated, those of its last detector, as in `n_<class>`."""
+    return _judged(catalog.scan("detections"), _cascaded(catalog, None)[1])
+
+
+def _judged(found: pl.LazyFrame, looks: pl.DataFrame) -> pl.LazyFrame:
+    """Leave out, in the clips of `looks` (see `_cascaded`), the detections of other sources."""
+    if looks.is_empty():
+        return found
+    judges = looks.select("clip_id", _judge="source").unique().lazy()
+    found = found.join(judges, on="clip_id", how="left")
+    return found.filter(pl.col("_judge").is_null() | (pl.col("source") == pl.col("_judge"))).drop("_judge")
+
+
 def _cascaded(catalog: Catalog, source: str | None) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the clips that a cascade curated, and the looks (clip_id, pts, source, p_look) of the detector that counts there.
 
@@ -205,7 +217,7 @@ def _cascaded(catalog: Catalog, source: str | None) -> tuple[pl.DataFrame, pl.Da
     return looks.select("clip_id").unique(), mine.select("clip_id", "pts", "source", "p_look")
 
 
-def _looked_at(catalog: Catalog) -> pl.DataFrame:
+def looked_at(catalog: Catalog) -> pl.DataFrame:
     """Return clip_id of the clips whose kept frames the detector saw: it was done after the scan that counts."""
     clips = catalog.live().filter(pl.col("scope") == "clip")
     scanned = clips.filter(pl.col("step") == SCAN).select("scope_id", scanned_ns="done_ns")
