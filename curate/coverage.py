@@ -1,6 +1,7 @@
 """What the footage covers: the shares that the factor sheet expects against those that were found, and what is missing.
 
-    rows      kept frames, each standing for seconds of footage (mean time per frame / p_keep)
+    rows      kept frames, each standing for seconds of footage (mean time per frame / p_keep; for what a cascade's judge saw
+              also / p_look, see `curate.look_weights`)
     found     share of the footage whose value is known, with an interval over recordings; unknown is said beside it
     verdict   missing: even the upper end is under what is expected; more: even the lower end is above it; as expected: the
               expectation lies inside an interval that is known to within a factor of two of it; else unknown. A value that
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import polars as pl
 
+from curate import look_weights
 from curate.factors import Factor, Sheet
 from curate.share_interval import Share, share
 
@@ -64,7 +66,8 @@ class Coverage:
         covers: values in the order of the sheet, combinations last.
         unknown: factor -> share of footage without a value.
         totals: the grouped rows behind everything: _group, camera_id, hour, _hour_utc, _day, a column per factor, one per
-            combination ("=NAME", true where it holds), rows, footage_s.
+            combination ("=NAME", true where it holds), rows, footage_s, judged_s (see `time`).
+        judged: columns of `totals` that hang on what a cascade's judge saw.
         n_frames, footage_s: kept frames and the seconds that they stand for.
         days: first and last day of footage (UTC), number of days, of calendar months; None where no clip has a time.
     """
@@ -75,6 +78,11 @@ class Coverage:
     n_frames: int
     footage_s: float
     days: tuple[str, str, int, int] | None
+    judged: frozenset[str] = frozenset()
+
+    def time(self, column: str) -> str:
+        """Return the column of seconds by which a column of `totals` is weighed; both are the same without a cascade."""
+        return _time(self.judged, column)
 
     def of(self, factor: str) -> list[Cover]:
         """Return the values of one factor."""
@@ -82,7 +90,8 @@ class Coverage:
 
     def cells(self, factor: str, by: Sequence[str]) -> pl.DataFrame:
         """Return seconds of footage per `by` ("camera_id", "hour") and value, and the share within `by`, unknown left out."""
-        known = self.totals.filter(pl.col(factor).is_not_null()).group_by(*by, value=factor).agg(pl.col("footage_s").sum())
+        known = self.totals.filter(pl.col(factor).is_not_null())
+        known = known.group_by(*by, value=factor).agg(footage_s=pl.col(self.time(factor)).sum())
         return known.with_columns(share=pl.col("footage_s") / pl.col("footage_s").sum().over(by)).sort(
             *by, "value", nulls_last=True
         )
@@ -117,49 +126,63 @@ def measure(footage: Footage, sheet: Sheet) -> Coverage:
     rows = rows.with_columns((pl.col("n_person") * 0).alias(name) for name in never)
     names = [factor.name for factor in sheet.factors]
     whole = rows.collect_schema()
+    judged = look_weights.judged(footage.catalog, names)
+    judged |= {f"={each.name}" for each in sheet.combinations if look_weights.judged(footage.catalog, each.where.columns)}
+    rows = look_weights.weighed(footage.catalog, rows)
     utc = pl.from_epoch("capture_ns", time_unit="ns")
     totals = rows.select(
         "camera_id", "hour", "footage_s", *(pl.col(name).cast(pl.String) for name in names),
         *(each.where.to_polars(whole).alias(f"={each.name}") for each in sheet.combinations),
         _group=pl.coalesce("recording_id", "clip_id"), _hour_utc=utc.dt.hour(), _day=utc.dt.date().cast(pl.String),
+        judged_s=pl.col("footage_s") * pl.col(look_weights.WEIGHT),
     ).group_by(*_KEYS, *names, *(f"={each.name}" for each in sheet.combinations)).agg(
-        rows=pl.len(), footage_s=pl.col("footage_s").sum()
+        rows=pl.len(), footage_s=pl.col("footage_s").sum(), judged_s=pl.col("judged_s").sum()
     ).collect().sort(pl.all())  # fmt: skip
-    covers = [cover for factor in sheet.factors for cover in _values(totals, factor)]
+    covers = [cover for factor in sheet.factors for cover in _values(totals, factor, _time(judged, factor.name))]
     for each in sheet.combinations:
-        found = _found(totals, f"={each.name}", True)
+        found = _found(totals, f"={each.name}", True, _time(judged, f"={each.name}"))
         covers.append(_cover(COMBINATION, each.name, found, each.expected, each.tolerated))
     footage_s = float(totals["footage_s"].sum())
     days = totals["_day"].drop_nulls().unique().sort()
     return Coverage(
         covers=tuple(covers), totals=totals, n_frames=int(totals["rows"].sum()), footage_s=footage_s,
-        unknown={name: _seconds(totals.filter(pl.col(name).is_null())) / (footage_s or 1.0) for name in names},
+        unknown={name: _unknown(totals, name, _time(judged, name)) for name in names}, judged=judged,
         days=(days[0], days[-1], len(days), days.str.slice(5, 2).n_unique()) if len(days) else None,
     )  # fmt: skip
 
 
-def _seconds(rows: pl.DataFrame) -> float:
-    return float(rows["footage_s"].sum())
+def _time(judged: frozenset[str], column: str) -> str:
+    return "judged_s" if column in judged else "footage_s"
 
 
-def _values(totals: pl.DataFrame, factor: Factor) -> list[Cover]:
+def _unknown(totals: pl.DataFrame, name: str, time: str) -> float:
+    return float(totals.filter(pl.col(name).is_null())[time].sum()) / (float(totals[time].sum()) or 1.0)
+
+
+def _values(totals: pl.DataFrame, factor: Factor, time: str) -> list[Cover]:
     seen = totals[factor.name].drop_nulls().unique().sort().to_list()
     values = [*(factor.values or ()), *(value for value in seen if value not in (factor.values or ()))]
     values += [value for value in factor.expected if value not in values]
     covers = [
-        _cover(factor.name, value, _found(totals, factor.name, value), factor.expected.get(value), factor.tolerated.get(value))
+        _cover(
+            factor.name,
+            value,
+            _found(totals, factor.name, value, time),
+            factor.expected.get(value),
+            factor.tolerated.get(value),
+        )
         for value in values
     ]
     listed = values if factor.values is None else factor.values
     return [cover if cover.value in listed else dataclasses.replace(cover, verdict="not in the sheet") for cover in covers]
 
 
-def _found(totals: pl.DataFrame, column: str, value: str | bool) -> tuple[Share, float, float]:
+def _found(totals: pl.DataFrame, column: str, value: str | bool, time: str) -> tuple[Share, float, float]:
     """Return the share of known footage that has a value, its seconds, and the seconds known."""
     known = totals.filter(pl.col(column).is_not_null())
     hit = pl.col(column) == value
     groups = known.group_by("_group").agg(
-        hits=pl.col("footage_s").filter(hit).sum(), totals=pl.col("footage_s").sum(), rows=pl.col("rows").sum()
+        hits=pl.col(time).filter(hit).sum(), totals=pl.col(time).sum(), rows=pl.col("rows").sum()
     ).sort("_group")  # fmt: skip
     found = share(groups["hits"].to_numpy(), groups["totals"].to_numpy(), n=int(groups["rows"].sum()))
     return found, float(groups["hits"].sum()), float(groups["totals"].sum())
@@ -208,7 +231,7 @@ def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
     hit = pl.col(column) == (True if cover.factor == COMBINATION else cover.value)
     known = coverage.totals.filter(pl.col(column).is_not_null())
     cells = known.group_by("camera_id", "_hour_utc").agg(
-        yielded=pl.col("footage_s").filter(hit).sum() / pl.col("footage_s").sum()
+        yielded=pl.col(coverage.time(column)).filter(hit).sum() / pl.col(coverage.time(column)).sum()
     ).sort("yielded", "camera_id", "_hour_utc", descending=[True, False, False])  # fmt: skip
     what = f"{cover.value}" if cover.factor == COMBINATION else f"{cover.factor} = {cover.value}"
     missing_s = min(cover.missing_s or 0.0, 1e9)

@@ -9,8 +9,9 @@ a *frame* that some step looked at, a *clip*, or an *interval*: one to which a p
 which a layer such as motion is on.
 
 Rows are not footage. A frame stands for more time the less likely it was to be looked at; so a distribution gives both:
-rows, and seconds of footage, each frame counting its clip's mean time per frame / p_keep. The vault is left out unless
-asked for.
+rows, and seconds of footage, each frame counting its clip's mean time per frame / p_keep; where a cascade curated and the
+question names what its judge saw (n_person, or people), also / p_look (`curate.look_weights`). The vault is left out
+unless asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import polars as pl
 
-from curate import datasets, events, search
+from curate import datasets, events, look_weights, search
 from curate.layers import MOTION, Layer, layer
 from curate.sample import STRATEGIES, Strategy
 from curate.split import VAULT_LEAST_UNITS, in_vault
@@ -202,8 +203,12 @@ class View:
         """Return the view with other arguments: detections count from `min_score`; `sources` names a step's source."""
         return dataclasses.replace(self, min_score=min_score, sources=dict(sources or {}))
 
-    def lazy(self, catalog: tables.Catalog | None = None) -> pl.LazyFrame:
+    def lazy(self, catalog: tables.Catalog | None = None, *, by: Sequence[str] = ()) -> pl.LazyFrame:
         """Return the rows as a Polars LazyFrame, with `footage_s`: the seconds of footage that each stands for.
+
+        Args:
+            catalog: the tables, or a snapshot of them.
+            by: columns that the seconds will be split by: what a cascade's judge saw of frames counts 1 / p_look.
 
         Raises:
             QueryError: the expression names a column that is not there (near names are offered).
@@ -213,11 +218,21 @@ class View:
             rows = _clips(catalog)
         else:
             rows = views.frames_view(catalog, min_score=self.min_score, sources=self.sources or None)
-            rows = _timed(catalog, rows) if self.unit == "frame" else self._intervals(catalog, rows)
+            rows = self._timed(catalog, rows, by) if self.unit == "frame" else self._intervals(catalog, rows)
         vault = self.footage.vault_state()
         if vault.held and not self.footage.vault:
             rows = rows.filter(~pl.col(vault.unit).is_in(sorted(vault.held)) | pl.col(vault.unit).is_null())
         return rows.filter(where.parse(self.text).to_polars(rows.collect_schema())) if self.text else rows
+
+    def _timed(self, catalog: tables.Catalog, frames: pl.LazyFrame, by: Sequence[str]) -> pl.LazyFrame:
+        """Add the seconds that each frame stands for in a question that names the columns `by` and those of `where`."""
+        joined = frames.join(_frame_seconds(catalog), on="clip_id", how="left", maintain_order="left")
+        timed = joined.with_columns(**{TIME: pl.col("frame_s") / pl.col("p_keep")}).drop("tick_s", "frame_s")
+        named = [*by, *(where.parse(self.text).columns if self.text else ())]
+        if not look_weights.judged(catalog, named):
+            return timed
+        timed = look_weights.weighed(catalog, timed, self.sources.get("detections"))
+        return timed.with_columns(pl.col(TIME) * pl.col(look_weights.WEIGHT)).drop(look_weights.WEIGHT)
 
     def _intervals(self, catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
         if self.layer is None:
@@ -245,7 +260,7 @@ class View:
         Raises:
             QueryError: an unknown column.
         """
-        rows = self.lazy()
+        rows = self.lazy(by=by)
         datasets.check_columns(by, rows.collect_schema())
         table = rows.group_by(by).agg(rows=pl.len(), footage_s=pl.col(TIME).sum()).sort(by, nulls_last=True).collect()
         n_rows, footage_s = int(table["rows"].sum()), float(table["footage_s"].sum())
@@ -323,11 +338,6 @@ def _frame_seconds(catalog: tables.Catalog) -> pl.LazyFrame:
     return catalog.scan("clips", columns).select(
         "clip_id", tick_s=tick_s, frame_s=(pl.col("end_pts") - pl.col("first_pts")) * tick_s / pl.col("n_frames")
     )
-
-
-def _timed(catalog: tables.Catalog, frames: pl.LazyFrame) -> pl.LazyFrame:
-    joined = frames.join(_frame_seconds(catalog), on="clip_id", how="left", maintain_order="left")
-    return joined.with_columns(**{TIME: pl.col("frame_s") / pl.col("p_keep")}).drop("tick_s", "frame_s")
 
 
 def _span(unit: Unit) -> dict[str, pl.Expr]:

@@ -70,6 +70,23 @@ def add(catalog: Catalog, *clips: tuple[int, Sequence[Frame], dict[str, Any]]) -
         catalog.commit({table: made[table] for table in tables}, done)
 
 
+def test_people_seen_by_a_cascade_are_a_share_of_footage(catalog: Catalog) -> None:
+    """Of ten frames two passed, one of them with people; of the other eight two were audited with p = .25."""
+    seen = {0: "some", 1: "none", 5: "none", 6: "none"}
+    frames: list[Frame] = [(1.0, "day", seen.get(pts)) for pts in range(10)]
+    add(catalog, (0, frames, {}))
+    same = {"clip_id": clip_id(0), "step": "detect", "stage": "fine", "number": 0, "source": "d@1"}
+    looks = [same | {"pts": pts, "p_look": 1.0 if pts < 2 else 0.25, "passed": pts < 2} for pts in seen]
+    looks += [same | {"pts": None, "p_look": 0.25}]
+    catalog.commit({"looks": looks, "detections": []}, [Done("clip", clip_id(0), "detect", "f", 10, 0)])
+    made = coverage.measure(open_footage(catalog.store), factors.parse(SHEET))
+    shares = {cover.value: cover.found.value for cover in made.covers if cover.factor in ("people", "lighting")}
+    assert shares["some"] == pytest.approx(0.1) and shares["none"] == pytest.approx(0.9) and shares["day"] == 1.0
+    assert made.unknown["people"] == 0.0 and made.of("people")[0].footage_s == pytest.approx(1.0)
+    cells = made.cells("people", ["camera_id"])
+    assert dict(cells.select("value", "share").rows()) == {"some": pytest.approx(0.1), "none": pytest.approx(0.9)}
+
+
 def say(catalog: Catalog, factor: str, names: Sequence[str]) -> None:
     """Let a person name a factor of the clips 0, 1, ..."""
     said = [

@@ -92,6 +92,40 @@ def test_a_distribution_gives_rows_and_footage(footage: Footage) -> None:
     assert "12 rows" in repr(made) and "<table" in made._repr_html_()
 
 
+def cascaded(catalog: Catalog, clip_id: str, audit: float) -> None:
+    """Write what a cascade would, 20 frames all kept: 4 passed, 2 of them with a person; of 16 others 4 were looked at."""
+    frames = [{"clip_id": clip_id, "pts": pts, "p_keep": 1.0} for pts in range(20)]
+    gop = {"clip_id": clip_id, "gop_index": 0, "start_pts": 0, "end_pts": 20, "pts": [0], "decoded": True, "p_keep": 1.0}
+    catalog.commit({"frames": frames, "gops": [gop]}, [Done("clip", clip_id, "scan", "f", 20, 20)])
+    same = {"clip_id": clip_id, "step": "detect", "stage": "fine", "number": 0, "source": "d@1"}
+    looks = [same | {"pts": None, "p_look": audit, "n_in": 20, "n_passed": 4}]
+    looks += [same | {"pts": pts, "p_look": 1.0, "passed": True} for pts in range(4)]
+    looks += [same | {"pts": pts, "p_look": audit, "passed": False} for pts in range(4, 8) if audit]
+    found = [
+        {"clip_id": clip_id, "pts": pts, "det_id": f"{pts}", "source": "d@1", "class_name": "person", "score": 0.9, "x1": 0.0,
+         "y1": 0.0, "x2": 1.0, "y2": 1.0}
+        for pts in range(2)
+    ]  # fmt: skip
+    catalog.commit({"detections": found, "looks": looks}, [Done("clip", clip_id, "detect", "f", 20, 2)])
+
+
+@pytest.mark.parametrize(("audit", "shares"), [(0.25, {1: 0.1, 0: 0.9, None: 0.0}), (0.0, {1: 0.1, 0: 0.1, None: 0.8})])
+def test_what_a_cascade_saw_counts_by_its_looks(
+    catalog: Catalog, add_clip: AddClip, audit: float, shares: dict[int | None, float]
+) -> None:
+    """A person in a tenth of the frames is a tenth of the footage, however few others were looked at; without an audit the
+    others stay unknown. What does not hang on the looks is weighed as ever."""
+    cascaded(catalog, add_clip(catalog, "a", LEVELS), audit)
+    frames = open_catalog(catalog.store).frames
+    made = frames.distribution(by=["n_person"])
+    assert dict(made.table.select("n_person", "share_footage").rows()) == {n: pytest.approx(s) for n, s in shares.items()}
+    assert made.footage_s == pytest.approx(made.denominator_s)
+    assert frames.where("n_person > 0").distribution(by=["camera_id"]).footage_s == pytest.approx(0.2)
+    assert frames.where("n_person = 0").distribution(by=["camera_id"]).footage_s == pytest.approx(2 * shares[0])
+    assert frames.distribution(by=["camera_id"]).table["footage_s"].to_list() == [pytest.approx(2.0)]
+    assert frames.to_polars()["footage_s"].to_list() == [pytest.approx(0.1)] * 20
+
+
 def test_clips_and_intervals_stand_for_their_own_length(footage: Footage) -> None:
     """A clip is 2 s, scanned or not; an interval has the columns of the frame nearest its centre."""
     clips = footage.clips.distribution(by=["camera_id"]).table
