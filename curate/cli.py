@@ -76,7 +76,9 @@ def run_query(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop query`."""
     if not arguments.intervals:
         cli_intervals.refuse_alone(arguments)
-    if not arguments.coverage:
+    if arguments.coverage:
+        cli_coverage.check_page(arguments.coverage)
+    else:
         cli_coverage.refuse_alone(arguments)
     cli_audit.refuse_mixed(arguments)
     view, out = _view(arguments, context), context.out

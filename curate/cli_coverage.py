@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +32,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--drawn-by", metavar="NAME", help="the selection that labels were drawn by: only its rows judge tags, by 1/p"
     )
-    group.add_argument("--overlap", type=int, default=3, metavar="N", help="people who say each tag on Mechanical Turk (3)")
-    group.add_argument("--machine-usd", type=float, default=0.40, metavar="USD", help="price of a machine hour (.40)")
+    group.add_argument("--overlap", type=int, metavar="N", help="people who say each tag on Mechanical Turk (3)")
+    group.add_argument("--machine-usd", type=float, metavar="USD", help="price of a machine hour (.40)")
 
 
 def refuse_alone(arguments: argparse.Namespace) -> None:
     """Refuse the arguments of the page without the page.
 
     Raises:
-        UsageError: --factors, --curated or --drawn-by without --coverage.
+        UsageError: one of them was given.
     """
-    for option in ("factors", "curated", "drawn-by"):
+    for option in ("factors", "curated", "drawn-by", "overlap", "machine-usd"):
         if getattr(arguments, option.replace("-", "_")) is not None:
             raise UsageError(f"--{option} belongs to the coverage page: add --coverage FILE.html")
+
+
+def check_page(path: Path) -> None:
+    """Refuse a page that could not be written, before anything is measured.
+
+    Raises:
+        UsageError: a folder or a device, in a folder that is not there or where nothing can be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--coverage {path}: not a file; name one, such as coverage.html")
+        if not path.parent.is_dir():
+            raise UsageError(f"--coverage {path}: there is no folder {path.parent}")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"--coverage {path}: cannot be written: {error.strerror}") from error
 
 
 def run(arguments: argparse.Namespace, context: Context, footage: Footage) -> int:
@@ -60,7 +78,7 @@ def run(arguments: argparse.Namespace, context: Context, footage: Footage) -> in
     name = str(arguments.factors or "the default sheet")
     findings = find(
         footage, factors.parse(text, name=name), sheet_name=name, curated=arguments.curated, drawn_by=arguments.drawn_by,
-        overlap=arguments.overlap, machine_usd=arguments.machine_usd,
+        **{name: given for name in ("overlap", "machine_usd") if (given := getattr(arguments, name)) is not None},
     )  # fmt: skip
     durable.write(arguments.coverage, coverage_page.html(findings).encode())
     _say(context, findings)
@@ -128,6 +146,8 @@ def _bills(sheet: Sheet, found: Coverage, quality: list[TagQuality], n_frames: i
 
 def slices_text(sheet: Sheet) -> str:
     """Return the sheet's tolerances as `[[slice]]` tables of a gate file; empty where nothing is said."""
+    from curate.tag_quality import toml_text
+
     quote = "'"
     slices = [
         (f"{factor.name} {value}", f"{factor.name} = '{value.replace(quote, quote * 2)}'", error)
@@ -135,20 +155,19 @@ def slices_text(sheet: Sheet) -> str:
         for value, error in factor.tolerated.items()
     ]
     slices += [(each.name, each.where.text, each.tolerated) for each in sheet.combinations if each.tolerated is not None]
-    quoted = [(name.replace('"', "'"), where.replace("\\", "\\\\").replace('"', '\\"'), error) for name, where, error in slices]
     return "\n".join(
-        f'[[slice]]\nname = "{name}"\nwhere = "{where}"\nmetric = "accuracy"\nthreshold = {1 - error:g}\n'
-        for name, where, error in quoted
+        f'[[slice]]\nname = {toml_text(name)}\nwhere = {toml_text(where)}\nmetric = "accuracy"\nthreshold = {1 - error:g}\n'
+        for name, where, error in slices
     )
 
 
 def _say(context: Context, findings: Findings) -> None:
-    from curate.coverage_page import duration
+    from curate.coverage_page import duration, percent
 
     out, coverage = context.out, findings.coverage
     out.line(f"{coverage.n_frames:,} frames stand for {duration(coverage.footage_s)} of footage   ({findings.vault})")
     rows = [
-        (cover.factor, cover.value, _percent(cover.expected), _percent(cover.found.value),
+        (cover.factor, cover.value, percent(cover.expected), percent(cover.found.value),
          f"{cover.found.low:.0%} to {cover.found.high:.0%}" if cover.found.value is not None else None,
          duration(cover.missing_s) if cover.missing_s else None, cover.verdict)
         for cover in coverage.covers
@@ -168,7 +187,8 @@ def _say(context: Context, findings: Findings) -> None:
         out.line("no tag can be judged: nobody labelled a factor of this sheet (camloop label import FILE)")
     for wish in findings.wishes[:10]:
         out.line(
-            f"{'missing' if wish.certain else 'perhaps missing'}: {wish.reason}: {wish.quota} clips"
+            f"{'missing' if wish.certain else 'perhaps missing'}: {wish.reason}"
+            + (f": {wish.quota:,} clips" if wish.quota is not None else "")
             + (f" where {wish.where}" if wish.where else "")
         )
     for camera_id, day, what in findings.unusual[:10]:
@@ -185,10 +205,6 @@ def _say(context: Context, findings: Findings) -> None:
     if findings.difference is not None:
         for column, distance in findings.difference.distance.items():
             out.line(f"curated against raw: {column}: {distance:.0%} of the share moved")
-
-
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{value:.1%}"
 
 
 def _document(findings: Findings) -> dict[str, Any]:

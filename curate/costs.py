@@ -12,6 +12,7 @@ frames that were kept to be looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -125,9 +126,9 @@ def spent(catalog: Catalog, usd_per_hour: float = MACHINE_USD_PER_HOUR) -> Spent
     """Return the hours that runs of `camloop curate` took in this store; 0 where none is recorded.
 
     Raises:
-        UsageError: a price below 0.
+        UsageError: a price below 0, or one that is not finite.
     """
-    if not usd_per_hour >= 0:
-        raise UsageError(f"machine hours at {usd_per_hour:g} USD; legal: 0 or more")
+    if not 0 <= usd_per_hour < math.inf:
+        raise UsageError(f"machine hours at {usd_per_hour:g} USD; legal: 0 or more, and finite")
     runs = catalog.scan("runs", ["command", "start_ns", "end_ns"]).filter(pl.col("command") == "curate").collect()
     return Spent(hours=float((runs["end_ns"] - runs["start_ns"]).sum()) / 3.6e12, usd_per_hour=usd_per_hour)

@@ -6,7 +6,8 @@
     verdict   missing: even the upper end is under what is expected; more: even the lower end is above it; as expected: the
               expectation lies inside an interval that is known to within a factor of two of it; else unknown. A value that
               the sheet does not list (a label of old, another spelling in cameras.toml) is said to be not in the sheet
-    missing_s footage of this value still to be filmed until it has its share, if nothing else is: (e T - F) / (1 - e)
+    missing_s footage of this value still to be filmed until it has its share, if nothing else is: (e T - F) / (1 - e); none
+          would do where all of it is expected and some is something else
 
 The same for combinations, and, without verdicts, per camera and per local hour. `wishes` turns what is missing into
 proposals for `Wanted`: the camera and the hours where the value was found most often, as far as it was found at all.
@@ -45,7 +46,7 @@ class Cover:
         found: share of the footage whose value is known.
         footage_s: seconds of footage with this value.
         expected, tolerated: as the sheet has them.
-        missing_s: see the module; None where nothing is expected or nothing is known.
+        missing_s: see the module; None where nothing is expected, nothing is known, or no footage would do.
     """
 
     factor: str
@@ -101,11 +102,11 @@ class Coverage:
 class Wish:
     """A proposal for `Wanted`: what to film, where it is likely, how many clips of the usual length that would take.
 
-    `certain` says that the shortage does not hang on too few recordings.
+    `certain` says that the shortage does not hang on too few recordings; `quota` is None where no number of clips would do.
     """
 
     where: str
-    quota: int
+    quota: int | None
     reason: str
     certain: bool
 
@@ -194,9 +195,8 @@ def _cover(
     found, footage_s, known_s = counted
     missing_s = None
     if expected is not None and found.value is not None:
-        missing_s = math.inf if expected >= 1 and found.value < 1 else 0.0
-        if expected < 1:
-            missing_s = max(expected * known_s - footage_s, 0.0) / (1 - expected)
+        lacking_s = max(expected * known_s - footage_s, 0.0)
+        missing_s = lacking_s / (1 - expected) if expected < 1 else None if lacking_s else 0.0
     return Cover(
         factor=factor, value=value, found=found, footage_s=footage_s, expected=expected, tolerated=tolerated,
         verdict=judge(found, expected), missing_s=missing_s,
@@ -221,8 +221,9 @@ def wishes(coverage: Coverage, *, clip_s: float) -> list[Wish]:
         coverage: what `measure` returned.
         clip_s: mean length of a clip, seconds.
     """
-    short = [cover for cover in coverage.covers if cover.verdict != "as expected" and cover.missing_s and cover.missing_s > 0]
-    short.sort(key=lambda cover: (cover.verdict != "missing", -(cover.missing_s or 0.0)))
+    judged = [cover for cover in coverage.covers if cover.expected is not None and cover.found.value is not None]
+    short = [cover for cover in judged if cover.verdict != "as expected" and cover.missing_s != 0]
+    short.sort(key=lambda cover: (cover.verdict != "missing", -math.inf if cover.missing_s is None else -cover.missing_s))
     return [_wish(coverage, cover, clip_s) for cover in short]
 
 
@@ -234,10 +235,11 @@ def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
         yielded=pl.col(coverage.time(column)).filter(hit).sum() / pl.col(coverage.time(column)).sum()
     ).sort("yielded", "camera_id", "_hour_utc", descending=[True, False, False])  # fmt: skip
     what = f"{cover.value}" if cover.factor == COMBINATION else f"{cover.factor} = {cover.value}"
-    missing_s = min(cover.missing_s or 0.0, 1e9)
     need = f"{what}: {cover.found.value or 0:.1%} of the footage, {cover.expected or 0:.1%} expected"
+    if cover.missing_s is None:
+        need += ": all of it is expected, so no number of clips would do"
     if cells.is_empty() or not cells["yielded"][0]:
-        quota = max(math.ceil(missing_s / max(clip_s, 1.0)), 1)
+        quota = _clips(cover.missing_s, max(clip_s, 1.0))
         nowhere = f"{need}; found nowhere: another place, camera or season has to be filmed"
         return Wish(where="", quota=quota, reason=nowhere, certain=cover.verdict == "missing")
     best = cells.row(0, named=True)
@@ -247,6 +249,11 @@ def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
     if hours and len(hours) < 24:
         where += f" and hour_utc in ({', '.join(map(str, hours))})"
     mean = float(good["yielded"].mean() or best["yielded"])  # type: ignore[arg-type]
-    quota = max(math.ceil(missing_s / max(clip_s * mean, 1e-9)), 1)
+    quota = _clips(cover.missing_s, max(clip_s * mean, 1e-9))
     there = f"{need}; there it is {mean:.0%} of the footage"
     return Wish(where=where, quota=quota, reason=there, certain=cover.verdict == "missing")
+
+
+def _clips(missing_s: float | None, yield_s: float) -> int | None:
+    """Return how many clips make up for what is missing, if each has `yield_s` of it; None where none would do."""
+    return None if missing_s is None else max(math.ceil(missing_s / yield_s), 1)

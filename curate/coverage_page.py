@@ -84,7 +84,8 @@ def _line(value: object) -> Markup:
     return Markup(f'<span style="white-space:nowrap">{text(value)}</span>')
 
 
-def _percent(value: float | None) -> str | None:
+def percent(value: float | None) -> str | None:
+    """Return a share in per cent with one place; None stays None."""
     return None if value is None else f"{value:.1%}"
 
 
@@ -139,7 +140,7 @@ def _cover_table(covers: Sequence[Cover]) -> str:
     if wanted:
         columns += ["expected", "to be filmed", ""]
         for row, cover in zip(rows, covers, strict=True):
-            row += [_percent(cover.expected), _line(duration(cover.missing_s or None)), pill(cover.verdict)]
+            row += [percent(cover.expected), _line(duration(cover.missing_s or None)), pill(cover.verdict)]
     return page.table(columns, rows)
 
 

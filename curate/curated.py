@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from curate.datasets import check_columns
+from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from curate.query import Footage
@@ -52,7 +53,10 @@ def diff(footage: Footage, curated: Selection, columns: Sequence[str]) -> Differ
 
     Raises:
         QueryError: an unknown column.
+        UsageError: no column at all.
     """
+    if not columns:
+        raise UsageError("no factor of this sheet is in the store: camloop curate --factors FILE tags by it")
     rows = footage.frames.lazy()
     check_columns(columns, rows.collect_schema())
     frames = rows.select("clip_id", "pts", "footage_s", *(pl.col(name).cast(pl.String) for name in columns)).collect()

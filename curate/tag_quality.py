@@ -15,6 +15,7 @@ selection that they were drawn by is named (`audit`): its rows count 1 / p_selec
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -281,9 +282,14 @@ def floors_text(found: Sequence[Calibration]) -> str:
     for each in found:
         if each.holds and each.floor is not None:
             by_factor.setdefault(each.factor, []).append(f"{keys_of(each.value)} = {math.floor(each.floor * 1000) / 1000:g}")
-    return "\n".join(f"[factor.{name}]\nfloors = {{ {', '.join(parts)} }}" for name, parts in by_factor.items())
+    return "\n".join(f"[factor.{keys_of(name)}]\nfloors = {{ {', '.join(parts)} }}" for name, parts in by_factor.items())
 
 
 def keys_of(value: str) -> str:
     """Return a value as a TOML key, in quotes where it needs them."""
-    return value if value.replace("-", "").replace("_", "").isalnum() and value.isascii() else f'"{value}"'
+    return value if value.replace("-", "").replace("_", "").isalnum() and value.isascii() else toml_text(value)
+
+
+def toml_text(value: str) -> str:
+    """Return a text as TOML writes it: as JSON does, but that DEL is escaped as well."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -105,9 +105,10 @@ class Output:
         self.console.print(table)
 
     def document(self, document: object) -> None:
-        """Print the one JSON document of this command; nothing without --json."""
+        """Print the one JSON document of this command, NaN and infinities as null; nothing without --json."""
         if self.as_json:
-            self.console.file.write(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")
+            finite = json.loads(json.dumps(document, default=str), parse_constant=lambda name: None)
+            self.console.file.write(json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     @contextmanager
     def progress(self, total: int | None, description: str) -> Iterator[Task]:

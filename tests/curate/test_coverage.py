@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from curate import cli_coverage, coverage, curated, factors, tag_quality
+from curate import cli_coverage, coverage, curated, datasets, factors, tag_quality
 from curate.query import open_catalog as open_footage
 from curate.share_interval import Share
 from infra.artefacts import Selection, SelectionRow, read_gate
@@ -268,10 +269,33 @@ def test_tolerances_are_slices_of_a_gate() -> None:
     assert cli_coverage.slices_text(factors.parse(factors.DEFAULT)) == ""
 
 
+def test_slices_hold_any_value() -> None:
+    """Backslashes, quotes, control characters and rare letters come back from the gate file as they went in."""
+    values = ["a\\b", 'say "fog"', "joe's", "two\nlines", "del\x7f", "\U0001f327"]
+    sheet = factors.parse('[factor.weather]\nfrom = "camera"\n')
+    odd = dataclasses.replace(sheet.factors[0], tolerated=dict.fromkeys(values, 0.25))
+    _, slices = read_gate('judged = "raw"\n' + cli_coverage.slices_text(dataclasses.replace(sheet, factors=(odd,))))
+    assert [each["name"] for each in slices] == [f"weather {value}" for value in values]
+    assert [parse(each["where"]).texts() for each in slices] == [{"weather": {value}} for value in values]
+
+
+def test_all_of_it_expected_asks_for_no_number_of_clips(filled: Catalog) -> None:
+    """No footage makes a share 1 once something else was filmed: no seconds, no clips, still said; what is whole is fine."""
+    sheet = SHEET.replace("day = 0.5, night = 0.5", "day = 0.0, dusk = 1.0").replace("expected = 0.3", "expected = 1.0")
+    found = measured(filled, sheet)
+    assert [cover.missing_s for cover in found.covers if cover.expected == 1.0] == [None, None]
+    dusk, both = coverage.wishes(found, clip_s=10)
+    assert dusk.quota is both.quota is None and dusk.certain and both.certain
+    assert "lighting = dusk: 0.0% of the footage, 100.0% expected: all of it is expected" in dusk.reason
+    whole = measured(filled, "[[combination]]\nname = 'clips'\nwhere = 'p_keep > 0'\nexpected = 1.0\n" + SHEET)
+    assert whole.of(coverage.COMBINATION)[0].missing_s == 0
+    assert not any("clips" in wish.reason.split(":")[0] for wish in coverage.wishes(whole, clip_s=10))
+
+
 def run(capsys: pytest.CaptureFixture[str], catalog: Catalog, *arguments: str) -> tuple[int, Any, str]:
     code = main(["query", *arguments, "--json", "--store", catalog.store.url])
     said = capsys.readouterr()
-    return code, json.loads(said.out) if code == 0 else None, said.err
+    return code, json.loads(said.out, parse_constant=pytest.fail) if code == 0 else None, said.err
 
 
 def test_the_page_and_its_document(filled: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,8 +334,12 @@ def test_wrong_use(
         "--factors absent.toml": ["--coverage", "c.html", "--factors", "absent.toml"],
         "no selection 'nobody'": ["--coverage", "c.html", "--curated", "nobody"],
         "no selection 'nothing'": ["--coverage", "c.html", "--drawn-by", "nothing"],
+        "--overlap belongs to the coverage page": ["--overlap", "0"],
+        "--machine-usd belongs to the coverage page": ["--machine-usd", "-3"],
         "at least 1 person": ["--coverage", "c.html", "--overlap", "0"],
         "legal: 0 or more": ["--coverage", "c.html", "--machine-usd", "-1"],
+        "at inf USD; legal: 0 or more, and finite": ["--coverage", "c.html", "--machine-usd", "inf"],
+        "at nan USD": ["--coverage", "c.html", "--machine-usd", "nan"],
     }
     for says, arguments in wrong.items():
         code, _, said = run(capsys, filled, *arguments)
@@ -322,6 +350,51 @@ def test_an_empty_store_has_no_coverage(catalog: Catalog, tmp_path: Path, capsys
     """Nothing was curated yet: said, with the remedy."""
     code, _, said = run(capsys, catalog, "--coverage", str(tmp_path / "c.html"))
     assert code == 2 and "run camloop curate" in said
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        (".", "--coverage .: not a file"), ("/dev/null", "--coverage /dev/null: not a file"),
+        ("no/where/c.html", "there is no folder no/where"), ("/proc/c.html", "--coverage /proc/c.html: cannot be written"),
+        (f"{'c' * 300}.html", "cannot be written"),
+    ],
+)  # fmt: skip
+def test_a_page_that_cannot_be_written_is_refused_first(
+    page: str, says: str, filled: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 before anything is measured, or recorded of a vault that was opened."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli_coverage, "find", lambda *_, **__: pytest.fail("measured"))
+    code, _, said = run(capsys, filled, "--coverage", page, "--vault")
+    assert code == 2 and says in said
+    assert filled.scan("runs", ["command"]).collect().is_empty()
+
+
+def test_a_sheet_of_other_factors_has_nothing_to_hold_a_selection_against(
+    filled: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said with the remedy, not a traceback; without --curated the page is made."""
+    drawn = (SelectionRow(clip_id=clip_id(0), start_pts=0, end_pts=2),)
+    datasets.save(filled, Selection(name="s1", purpose="train", rows=drawn, query="", unit="clip"))
+    sheet, page = tmp_path / "factors.toml", tmp_path / "c.html"
+    sheet.write_text('[factor.weather]\nfrom = "prompts"\nprompts = { clear = "a", rain = "b" }\n')
+    asked = ["--coverage", str(page), "--factors", str(sheet)]
+    code, _, said = run(capsys, filled, *asked, "--curated", "s1")
+    assert code == 2 and "no factor of this sheet is in the store: camloop curate --factors" in said and not page.exists()
+    assert run(capsys, filled, *asked)[0] == 0
+
+
+def test_the_document_of_a_sheet_that_expects_all_is_json(
+    filled: Catalog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No Infinity in it, no inf on the page, no number of clips."""
+    sheet, page = tmp_path / "factors.toml", tmp_path / "c.html"
+    sheet.write_text(SHEET.replace("day = 0.5, night = 0.5", "day = 0.0, dusk = 1.0"))
+    code, document, _ = run(capsys, filled, "--coverage", str(page), "--factors", str(sheet))
+    dusk = next(each for each in document["coverage"] if each["value"] == "dusk")
+    assert code == 0 and dusk["missing_s"] is None and document["missing"][0]["quota"] is None
+    assert "inf days" not in page.read_text() and "all of it is expected" in page.read_text()
 
 
 def test_durations_in_words() -> None:

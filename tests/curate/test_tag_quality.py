@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -146,6 +148,16 @@ def test_a_floor_that_the_other_half_refutes_is_not_proposed() -> None:
     rain = calibrate(rows(*said), factors.parse(WEATHER))[1]
     assert rain.floor == pytest.approx(0.9) and not rain.holds and "bear it out" in rain.why
     assert floors_text([rain]) == ""
+
+
+def test_keys_are_toml_whatever_the_value() -> None:
+    """Quotes, backslashes, control characters and letters outside ASCII: what is written is read back."""
+    values = ["rain", "thick fog", 'a"b', "a\\b", "two\nlines", "del\x7f", "\U0001f327", ""]
+    text = "\n".join(f"{tag_quality.keys_of(value)} = 1" for value in values)
+    assert list(tomllib.loads(text)) == values
+    found = known(0.9, 0.8, 1.0)
+    floor = tag_quality.Calibration(factor="größe", value='a"b', floor=0.5, precision=found, recall=found, holds=True, why="")
+    assert tomllib.loads(floors_text([floor])) == {"factor": {"größe": {"floors": {'a"b': 0.5}}}}
 
 
 def test_prices_of_the_article() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
+from pathlib import Path
 
 import pytest
 
 from infra import cli
+from infra.console import Output
 
 
 def test_an_unknown_command_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,6 +41,16 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch
     assert cli.main(["fill"]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "No space left" in said and "/data/frames.npy" in said
+
+
+def test_a_document_is_json_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN and infinities, which JSON has no words for, are null at any depth; everything else stays as it is."""
+    numbers = [float("nan"), float("inf"), -float("inf"), 0.1, 10**20, True]
+    Output(as_json=True).document({"deep": [{"numbers": tuple(numbers)}], "text": "NaN größer", "path": Path("a"), 7: None})
+    read = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert read == {
+        "deep": [{"numbers": [None, None, None, 0.1, 10**20, True]}], "text": "NaN größer", "path": "a", "7": None,
+    }  # fmt: skip
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
