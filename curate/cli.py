@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from curate import cli_audit, cli_coverage, cli_intervals
 from infra.errors import UsageError
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from infra.console import Context
 
 _LISTED = ("source_name", "camera_id", "day", "pts_s", "start_pts", "end_pts", "label", "lighting", "n_frames", "codec")
+_EXCLUDED: Final = {
+    "audit": ("coverage", "intervals", "list", "csv", "columns"),
+    "coverage": ("intervals", "by", "list", "csv", "columns", "min_score"),
+}  # mode of `camloop query` -> what has no meaning beside it
 
 
 def _footage(context: Context, *, vault: bool = False) -> Footage:
@@ -50,9 +54,7 @@ def _add_view(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--unit", choices=("frame", "clip", "interval"), default=default, help=f"what a row is (default {default})"
     )
-    parser.add_argument(
-        "--min-score", type=float, default=0.25, metavar="S", help="detections count from this score (default .25)"
-    )
+    parser.add_argument("--min-score", type=float, metavar="S", help="detections count from this score (default .25)")
     parser.add_argument("--vault", action="store_true", help="also the held-out part; recorded as a run")
 
 
@@ -67,24 +69,37 @@ def _view(arguments: argparse.Namespace, context: Context) -> View:
     if arguments.vault:
         with recorded(footage.catalog, "vault", vars(arguments), clock=context.clock) as run:
             run.outputs["vault"] = str(footage.vault_state())
-    view = cli_intervals.view(footage, arguments) if arguments.intervals else footage.view(arguments.unit)
-    view = view.counting(arguments.min_score)
+    view = footage.view(arguments.unit) if arguments.intervals is None else cli_intervals.view(footage, arguments)
+    view = view if arguments.min_score is None else view.counting(arguments.min_score)
     return view.where(arguments.where) if arguments.where else view
+
+
+def _refuse_together(arguments: argparse.Namespace) -> None:
+    """Refuse two modes at once, what a mode does not use, and a number of rows that is none."""
+    given = {name for name, value in vars(arguments).items() if not (value is None or value is False or value == [])}
+    for mode, others in _EXCLUDED.items():
+        beside = [f"--{name.replace('_', '-')}" for name in others if name in given]
+        if mode in given and beside:
+            raise UsageError(f"--{mode} and {', '.join(beside)} exclude each other")
+    if arguments.list is not None and arguments.list < 0:
+        raise UsageError(f"--list {arguments.list}: give 0 or more")
 
 
 def run_query(arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop query`."""
-    if not arguments.intervals:
+    _refuse_together(arguments)
+    if arguments.intervals is None:
         cli_intervals.refuse_alone(arguments)
     if arguments.coverage:
         cli_coverage.check_page(arguments.coverage)
     else:
         cli_coverage.refuse_alone(arguments)
-    cli_audit.refuse_mixed(arguments)
+    cli_audit.refuse_alone(arguments)
+    cli_intervals.refuse_unwritable(arguments)
     view, out = _view(arguments, context), context.out
     if arguments.audit:
         return cli_audit.run(view, arguments, context)
-    if arguments.intervals:
+    if arguments.intervals is not None:
         return cli_intervals.run(view, arguments, context)
     if arguments.coverage:
         return cli_coverage.run(arguments, context, view.footage)
@@ -157,7 +172,7 @@ def run_sample(arguments: argparse.Namespace, context: Context) -> int:
     from curate.split import parse_shares
     from infra.runs import recorded
 
-    if not arguments.intervals:
+    if arguments.intervals is None:
         cli_intervals.refuse_alone(arguments)
     view = _view(arguments, context)
     catalog = view.footage.catalog

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from infra.console import Context
 
 _OWN: Final = ("positive", "moving")
-_NO_MEANING: Final = ("intervals", "list", "csv", "columns")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--moving", type=float, metavar="X", help="share of the picture from which a GOP moves (default .02)")
 
 
-def refuse_mixed(arguments: argparse.Namespace) -> None:
-    """Refuse what has no meaning without --audit, or beside it.
+def refuse_alone(arguments: argparse.Namespace) -> None:
+    """Refuse what has no meaning without --audit.
 
     Raises:
         UsageError: one of them was given.
@@ -32,9 +31,6 @@ def refuse_mixed(arguments: argparse.Namespace) -> None:
     given = [f"--{name}" for name in _OWN if getattr(arguments, name) is not None]
     if given and not arguments.audit:
         raise UsageError(f"{', '.join(given)}: only together with --audit")
-    beside = [f"--{name}" for name in _NO_MEANING if getattr(arguments, name, None) not in (None, False)]
-    if arguments.audit and beside:
-        raise UsageError(f"--audit and {', '.join(beside)} exclude each other")
 
 
 def run(view: View, arguments: argparse.Namespace, context: Context) -> int:
@@ -62,7 +58,9 @@ def run(view: View, arguments: argparse.Namespace, context: Context) -> int:
         if any(loss.filter == losses.GATE for loss in found):
             out.line(losses.GATE_NOTE)
         out.line("looked and found: of the dropped; looks: in all, to show that recall with no further miss; - : none would")
-    else:
-        out.line("nothing was filtered here: every frame was decoded, and every detector saw all that were kept")
-    out.document({"audit": losses.table(found, arguments.by).to_dicts() if found else [], "where": view.text})
+    remarks = losses.remarks(view.footage, found, slice_text=view.text, by=arguments.by)
+    for remark in remarks:
+        out.line(remark)
+    made = losses.table(found, arguments.by).to_dicts() if found else []
+    out.document({"audit": made, "where": view.text, "remarks": remarks})
     return 0

@@ -55,15 +55,30 @@ def refuse_alone(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{', '.join(given)}: only together with --intervals LAYER, such as --intervals motion")
 
 
+def refuse_unwritable(arguments: argparse.Namespace) -> None:
+    """Refuse a --csv or --page that could not be written, before anything is computed.
+
+    Raises:
+        UsageError: a folder, a file in a folder that is not there, or a place where nothing can be written.
+    """
+    for path in filter(None, (arguments.csv, arguments.page)):
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}")
+        try:
+            is_new = not path.exists()
+            path.open("ab").close()
+            if is_new:
+                path.unlink()
+        except OSError as error:
+            raise UsageError(f"{path}: it cannot be written ({error.strerror}); name a file") from error
+
+
 def run(asked: View, arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop query --intervals` on what `asked` returned, narrowed by the where-expression."""
     from curate import events
 
     layer, out = asked.layer, context.out
     assert layer is not None
-    for path in filter(None, (arguments.csv, arguments.page)):
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}")
     visible = asked.footage.clips.lazy().select("clip_id").collect()["clip_id"].to_list()
     found = events.find(asked.footage.catalog, layer, visible)
     if asked.text:
@@ -100,7 +115,7 @@ def view(footage: Footage, arguments: argparse.Namespace) -> View:
 
     Raises:
         UsageError: another unit, or a page that nobody wants.
-        QueryError: a layer or a number that cannot be.
+        QueryError: a layer or a number that cannot be, or --min-score beside a layer with thresholds.
     """
     from curate.layers import read_dark, read_hours
 
@@ -113,7 +128,10 @@ def view(footage: Footage, arguments: argparse.Namespace) -> View:
     for name, read in (("dark", read_dark), ("hours", read_hours)):
         if name in given:
             given[name] = read(given[name])
-    return footage.events(arguments.intervals, **given)
+    asked = footage.events(arguments.intervals, **given)
+    if arguments.min_score is not None and asked.layer is not None and not asked.layer.is_expression:
+        raise UsageError(f"--min-score {arguments.min_score:g}: {arguments.intervals} has its own thresholds, --on and --off")
+    return asked
 
 
 def _say(found: Events, layer: Layer, asked: View, arguments: argparse.Namespace, context: Context) -> dict[str, Any]:
@@ -121,6 +139,8 @@ def _say(found: Events, layer: Layer, asked: View, arguments: argparse.Namespace
     import dataclasses
 
     from curate.events_page import describe, length
+    from curate.scores import NO_DETECTOR
+    from infra import views
 
     out, table = context.out, _table(found)
     n_events = table["event_id"].n_unique()
@@ -137,6 +157,8 @@ def _say(found: Events, layer: Layer, asked: View, arguments: argparse.Namespace
     )  # fmt: skip
     if found.cameras["n_frames"].sum() == 0 and found.cameras.height:
         out.line("nothing was scanned yet: run camloop curate")
+    elif layer.step == views.DETECT and views.looked_at(asked.footage.catalog).is_empty():
+        out.line(NO_DETECTOR)
     shown = table.head(LISTED if arguments.list is None else arguments.list)
     out.table(
         "", ["camera", "file", "from s", "to s", "length s", "peak", "begins (UTC)", "event"],

@@ -3,7 +3,7 @@
     clips -> chains of clips that follow each other -> scores on one time axis -> intervals -> cut at clip borders
 
 Rows are a question, not a table: nothing is stored, so every threshold may be asked again. A row lies within one clip; the
-rows of an event share an `event_id` = hash(recording, layer, source, first clip, first start_pts).
+rows of an event share an `event_id` = hash(recording, layer, source, first clip, first start_pts, min_score if not .25).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from curate.layers import Layer
 from curate.scores import Scores, estimate, scores, stood_for
 from infra import keys
 from infra.catalog import Catalog
+from infra.views import MIN_SCORE
 
 Rows = list[dict[str, Any]]
 
@@ -178,13 +179,14 @@ def _events(chain: Chain, layer: Layer, by_clip: Mapping[str, Marked], sources: 
     first, bounds = chain.clips[0], (int(chain.extent[0, 0]), int(chain.extent[-1, 1]))
     rule = Rule(**{name: round(getattr(layer, f"{name}_s") * 1e9) for name in ("merge", "least", "pad")})
     source = sources.get(first["clip_id"], f"{layer.step}@unknown" if layer.step != "where" else "where@1")
+    counted = [] if layer.min_score == MIN_SCORE else [repr(layer.min_score)]  # so that ids with the default stay
     rows: Rows = []
     for start, end in runs.find(rule, bounds).tolist():
         pieces = intervals.cut((start, end), chain.extent)
         begins = chain.clips[pieces[0][0]]
         start_pts = to_pts(start, begins, int(chain.extent[pieces[0][0], 0]))
         recording = first["recording_id"] or first["clip_id"]
-        event_id = keys.derived_id(recording, layer.name, source, begins["clip_id"], start_pts)
+        event_id = keys.derived_id(recording, layer.name, source, begins["clip_id"], start_pts, *counted)
         common = {"layer": layer.name, "source": source, "event_id": event_id}
         rows += [common | _piece(chain, runs, piece) for piece in pieces]
         _, rows[-len(pieces)]["start_known"], rows[-1]["end_known"] = intervals.known((start, end), runs.marks)

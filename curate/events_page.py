@@ -61,6 +61,7 @@ def render(catalog: Catalog, layer: Layer, found: Events, *, where: str = "", mo
 def describe(layer: Layer) -> str:
     """Return in one sentence what makes an event of this layer."""
     parts = [] if layer.is_expression else [f"on from {layer.on:g}, off below {layer.off:g}"]
+    parts += [f"detections count from {layer.min_score:g}"] if layer.min_score != views.MIN_SCORE else []
     parts += [f"at least {layer.least_s:g} s", f"joined over {layer.merge_s:g} s"]
     parts += [f"padded by {layer.pad_s:g} s"] if layer.pad_s else []
     if layer.dark:

@@ -43,6 +43,7 @@ class Layer:
         hours: (first minute, last minute (excluded), factor) of the camera's local day, may cross midnight; the first counts.
         join_s: clips of a camera that follow within so many seconds are one recording, whatever they were recorded as;
             None: only clips of the same recording.
+        min_score: of an expression: the least score of a detection that counts in its n_<class>; `View.counting` sets it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Layer:
     dark: tuple[tuple[float, float], ...] = ()
     hours: tuple[tuple[int, int, float], ...] = ()
     join_s: float | None = None
+    min_score: float = views.MIN_SCORE
 
     @property
     def is_motion(self) -> bool:

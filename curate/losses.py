@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from curate import datasets
 from curate.audit import Audit, audit, looks_needed
 from curate.gate import STRETCH_S
 from curate.query import Footage
@@ -91,9 +92,11 @@ def losses(
         The packet gate first, then the stages in their order, then the cascade; none of a filter that no clip went through.
 
     Raises:
-        QueryError: a column that is not there, or a slice over what the filters themselves decide.
+        QueryError: a column that is not there, a slice over what the filters themselves decide, or a share that is none.
     """
-    _check(slice_text, by)
+    if not 0 < moving <= 1:
+        raise QueryError(f"moving {moving:g}; legal: above 0, at most 1: a share of the picture")
+    _check(footage, slice_text, by)
     return [*_gate(footage, slice_text, by, moving), *_cascade(footage, slice_text, by, positive, min_score)]
 
 
@@ -102,13 +105,38 @@ def table(found: Sequence[Loss], by: Sequence[str] = ()) -> pl.DataFrame:
     return pl.DataFrame([loss.row(by) for loss in found], infer_schema_length=None)
 
 
-def _check(slice_text: str, by: Sequence[str]) -> None:
-    named = {*where.parse(slice_text).columns, *by}
-    if decided := sorted(name for name in named - {"n_frames"} if name.startswith(("n_", "p_look", "people"))):
+def remarks(footage: Footage, found: Sequence[Loss], *, slice_text: str = "", by: Sequence[str] = ()) -> list[str]:
+    """Say of what `losses` found why a filter, or all of it, is missing; arguments as there."""
+    is_gated = not footage.catalog.scan("gops", ["p_keep"]).filter(pl.col("p_keep") < 1).head(1).collect().is_empty()
+    if is_gated and not _named(slice_text, by) <= set(footage.clips.columns):
+        return ["the packet gate can be judged by clip columns only"]
+    if found:
+        return []
+    if footage.catalog.scan("gops", ["clip_id"]).head(1).collect().is_empty():
+        return ["nothing was scanned yet: run camloop curate"]
+    if is_gated or not footage.catalog.scan("looks", ["clip_id"]).head(1).collect().is_empty():
+        return ["nothing that was filtered lies in this slice"]
+    return ["nothing was filtered here: every frame was decoded, and every detector saw all that were kept"]
+
+
+def _named(slice_text: str, by: Sequence[str]) -> set[str]:
+    return {*where.parse(slice_text).columns, *by}
+
+
+def _check(footage: Footage, slice_text: str, by: Sequence[str]) -> None:
+    """Refuse columns that are not there, and those that are known only of what the filters let through."""
+    clips, frames = footage.clips.lazy().collect_schema(), footage.frames.lazy().collect_schema()
+    decided = {"people", "p_look"} | {name for name in frames if name.startswith("n_") and name not in clips}
+    by_models = pl.col("source").str.contains("^(rule|prompts)@")
+    factors = footage.catalog.scan("tags", ["factor", "source"]).filter(by_models).select(pl.col("factor").unique())
+    decided |= {name for factor in factors.collect()["factor"] for name in (factor, f"{factor}_source")}
+    if wrong := sorted(_named(slice_text, by) & decided):
         raise QueryError(
-            f"a slice of an audit by {decided[0]}: it is known only of frames that the filters let through; "
+            f"a slice of an audit by {wrong[0]}: it is known only of frames that the filters let through; "
             "take what is known of every frame, such as camera_id, day, hour or lighting"
         )
+    where.parse(slice_text).to_polars({**clips, **frames})
+    datasets.check_columns(by, {**clips, **frames})
 
 
 def _grouped(units: pl.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
@@ -121,8 +149,8 @@ def _grouped(units: pl.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any
 def _gate(footage: Footage, slice_text: str, by: Sequence[str], moving: float) -> Iterator[Loss]:
     clips = footage.clips
     known = set(clips.columns)
-    if not {*by, *where.parse(slice_text).columns} <= known:
-        return  # a slice of frames, not of clips
+    if not _named(slice_text, by) <= known:
+        return  # a slice of frames, not of clips: `remarks` says so
     gops = footage.catalog.scan("gops", ["clip_id", "gop_index", "start_pts", "end_pts", "decoded", "motion", "p_keep"])
     gated = gops.filter(pl.col("p_keep") < 1).select("clip_id").unique()
     rows = clips.where(slice_text).lazy().select(*dict.fromkeys(["clip_id", "time_base_num", "time_base_den", *by]))
@@ -147,6 +175,7 @@ def _cascade(footage: Footage, slice_text: str, by: Sequence[str], positive: str
     stages = looks.select("clip_id", "number", "stage").unique().sort("clip_id", "number")
     chains = stages.group_by("clip_id", maintain_order=True).agg(chain=pl.col("stage").str.join(_ARROW))
     frames = footage.frames.counting(min_score).where(slice_text).lazy()
+    datasets.check_columns(by, frames.collect_schema())
     is_positive = where.parse(positive).to_polars(frames.collect_schema())
     frames = frames.select(*dict.fromkeys([*_KEY, "pts_s", *by]), positive=is_positive.fill_null(False))
     for name in chains["chain"].unique().sort():

@@ -201,7 +201,10 @@ class View:
 
     def counting(self, min_score: float, sources: Mapping[str, str] | None = None) -> View:
         """Return the view with other arguments: detections count from `min_score`; `sources` names a step's source."""
-        return dataclasses.replace(self, min_score=min_score, sources=dict(sources or {}))
+        counted = self.layer
+        if counted is not None and counted.is_expression:
+            counted = dataclasses.replace(counted, min_score=min_score)
+        return dataclasses.replace(self, min_score=min_score, sources=dict(sources or {}), layer=counted)
 
     def lazy(self, catalog: tables.Catalog | None = None, *, by: Sequence[str] = ()) -> pl.LazyFrame:
         """Return the rows as a Polars LazyFrame, with `footage_s`: the seconds of footage that each stands for.
@@ -314,6 +317,7 @@ class View:
         versions = self.footage.catalog.snapshot()
         rows = self.lazy(self.footage.catalog.at(versions)).with_columns(**_span(self.unit))
         asked = {"layer": dataclasses.asdict(self.layer)} if self.layer else {}
+        asked.get("layer", {}).pop("min_score", None)  # it stands beside the layer
         extra = asked | {"min_score": self.min_score, "sources": dict(self.sources), "vault": str(self.footage.vault_state())}
         return datasets.select(rows, plan, query=self.text, unit=self.unit, snapshots=versions, extra=extra)
 

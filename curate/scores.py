@@ -25,6 +25,7 @@ from infra.catalog import Catalog
 from infra.errors import QueryError
 
 HOLD: Final = 4  # median distances: a frame says nothing about a drop-out that is longer
+NO_DETECTOR: Final = "no detector looked yet: camloop curate --weights FILE"
 CHUNK_ROWS: Final = 20_000  # GOPs in memory at the same time
 
 Column = NDArray[np.float64]
@@ -146,6 +147,8 @@ def _class(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
     found = views.detections(catalog).select("clip_id", "pts", "class_name", "score")
     classes = sorted({*found.select(pl.col("class_name").unique()).collect()["class_name"], "person"})
     if wanted.name not in classes:
+        if views.looked_at(catalog).is_empty():
+            raise QueryError(f"no detection of class {wanted.name!r}: {NO_DETECTOR}")
         near = difflib.get_close_matches(wanted.name, [MOTION, *classes], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"found were: {', '.join(classes)}"
         raise QueryError(f"no detection of class {wanted.name!r}; {hint}")
@@ -159,7 +162,7 @@ def _class(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
 
 
 def _expression(catalog: Catalog, wanted: Layer, chosen: pl.Expr) -> pl.DataFrame:
-    frames = views.frames_view(catalog).filter(chosen)
+    frames = views.frames_view(catalog, min_score=wanted.min_score).filter(chosen)
     value = where.parse(wanted.name).to_polars(frames.collect_schema()).cast(pl.Float64)
     return frames.select("clip_id", "pts", "p_keep", clip_end="end_pts", value=value).collect()
 

@@ -33,6 +33,9 @@ DETECT: Final = "detect"
 SCAN: Final = "scan"
 """Name of the step that chose the frames: a detector that was done before it saw others."""
 
+MIN_SCORE: Final = 0.25
+"""Least score of a detection that counts in `n_<class>`, unless another is asked for."""
+
 FRAME_MEASURES: Final = ("brightness", "contrast", "blur", "colourfulness", "motion_score", "p_keep")
 _CLIP_COLUMNS: Final = (
     "camera_id", "camera_number", "recording_id", "boot_id", "seq", "site", "day", "source_group", "host_id", "source_name",
@@ -81,7 +84,7 @@ def clips_view(catalog: Catalog) -> pl.LazyFrame:
 def frames_view(
     catalog: Catalog,
     *,
-    min_score: float = 0.25,
+    min_score: float = MIN_SCORE,
     sources: Mapping[str, str] | None = None,
     classes: Sequence[str] = ("person",),
     human: bool = True,

@@ -147,10 +147,57 @@ def test_the_command(curated: Footage, tmp_path: Path, capsys: pytest.CaptureFix
 def test_nothing_filtered_says_so(
     catalog: Catalog, add_clip: AddClip, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A store without gate or cascade has no losses to estimate."""
-    add_clip(catalog, "a", [1, 2])
+    """A store without gate or cascade has no losses to estimate; one that was not scanned says what to do."""
+    clip_id = add_clip(catalog, "a", [1, 2])
+    assert main(["query", "--audit", "--store", str(tmp_path / "store")]) == 0
+    assert "run camloop curate" in capsys.readouterr().out
+    gop = {"clip_id": clip_id, "gop_index": 0, "start_pts": 0, "end_pts": 2, "decoded": True, "motion": [0.5], "p_keep": 1.0}
+    catalog.commit({"gops": [gop]}, [Done("clip", clip_id, "scan", "f", 1, 1)])
     assert main(["query", "--audit", "--store", str(tmp_path / "store")]) == 0
     assert "nothing was filtered" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "says"),
+    [
+        (["--by", "hour"], 0, "the packet gate can be judged by clip columns only"),
+        (["brightness > 3"], 0, "the packet gate can be judged by clip columns only"),
+        (["camera_id = 'cam9'"], 0, "nothing that was filtered lies in this slice"),
+        (["--by", "brightnes"], 2, "no column 'brightnes'; did you mean brightness"),
+        (["camera = 'cam1'"], 2, "no column 'camera'"),
+    ],
+)
+def test_a_slice_that_leaves_the_gate_out_says_so(
+    catalog: Catalog, add_clip: AddClip, asked: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four fifths were dropped: no slice makes that 'nothing was filtered'."""
+    gated(catalog, add_clip, "a", 0, "cam1")
+    assert main(["query", *asked, "--audit", "--store", catalog.store.url]) == code
+    shown = "".join(capsys.readouterr())
+    assert says in shown and "nothing was filtered" not in shown
+
+
+def test_slices_by_what_a_rule_made_of_detections(catalog: Catalog, add_clip: AddClip) -> None:
+    """A factor of a rule or of prompts is refused whatever its name; an attribute is not, whatever its name."""
+    gated(catalog, add_clip, "a", 0, "cam1")
+    clip_id = catalog.scan("clips").collect()["clip_id"][0]
+    attributes = json.dumps({"people_flow": "high", "n_lanes": "2"})
+    camera = {"camera_id": "cam1", "camera_number": 1, "valid_from_ns": 0, "created_ns": 1, "attributes": attributes}
+    catalog.append("cameras", [camera])
+    tags = [
+        {"clip_id": clip_id, "pts": 0, "factor": factor, "name": "x", "source": source}
+        for factor, source in (("crowd", "rule@1"), ("weather", "prompts@1"), ("lighting", "lighting@1"))
+    ]
+    catalog.commit({"tags": tags}, [Done("clip", clip_id, "tag", "f", 1, 3)])
+    footage = open_catalog(catalog.store)
+    for name in ("crowd", "weather", "crowd_source", "people", "n_person", "p_look"):
+        with pytest.raises(QueryError, match=f"{name}: it is known only of frames"):
+            losses.losses(footage, by=[name])
+        with pytest.raises(QueryError, match=f"{name}: it is known only of frames"):
+            losses.losses(footage, slice_text=f"{name} is null")
+    [loss] = losses.losses(footage, by=["people_flow", "n_lanes"])
+    assert loss.group == ("high", "2")
+    assert losses.losses(footage, by=["lighting"]) == []
 
 
 def test_the_command_curates_by_a_cascade(
