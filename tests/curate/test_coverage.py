@@ -306,14 +306,7 @@ def test_the_page_and_its_document(filled: Catalog, tmp_path: Path, capsys: pyte
     code, document, _ = run(capsys, filled, "--coverage", str(page), "--factors", str(sheet), "--overlap", "2")
     text = page.read_text()
     assert code == 0 and not re.search(r"https?:|<script|<b>at</b>", text)
-    for heading in (
-        "What is missing",
-        "Factors",
-        "Combinations",
-        "Which tags may be believed",
-        "Hours and money",
-        "for a gate",
-    ):
+    for heading in ("is missing", "Factors", "Combinations", "Which tags may be believed", "Hours and money", "for a gate"):
         assert heading in text
     assert "hour_utc in (22)" in text and "1 of the 12 months" in text
     assert document["missing"][0]["quota"] == 8 and document["costs"][0]["n_pictures"] == 130
