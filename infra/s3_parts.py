@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -121,21 +122,31 @@ class Digests:
 
 
 def digests(path: Path, part_bytes: int, *, md5: bool = True) -> Digests:
-    """Read a file once and hash it and its parts; without `md5` its MD5 digests are empty."""
+    """Read a file once and hash it and its parts; without `md5` its MD5 digests are empty.
+
+    Remembered for the next try while the file's size and time stay: on a link that drops, hashing a gigabyte anew took longer
+    than sending a part. Should the disk give other bytes meanwhile, the store refuses them: they are signed with these digests.
+    """
+    found = path.stat()
+    return _hashed(path, part_bytes, md5, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _hashed(path: Path, part_bytes: int, md5: bool, n_bytes: int, changed_ns: int) -> Digests:
     whole, whole_md5, start = hashlib.sha256(), hashlib.md5(), 0
     parts: list[Part] = []
     piece = memoryview(bytearray(_PIECE_BYTES))
     with path.open("rb", buffering=0) as file:
         while True:
-            part, part_md5, n_bytes = hashlib.sha256(), hashlib.md5(), 0
-            while n_bytes < part_bytes and (n_read := file.readinto(piece[: part_bytes - n_bytes])):
-                n_bytes += n_read
+            part, part_md5, length = hashlib.sha256(), hashlib.md5(), 0
+            while length < part_bytes and (n_read := file.readinto(piece[: part_bytes - length])):
+                length += n_read
                 for digest in (whole, part, whole_md5, part_md5) if md5 else (whole, part):
                     digest.update(piece[:n_read])
-            if n_bytes:
-                parts.append(Part(len(parts) + 1, start, n_bytes, part.hexdigest(), part_md5.digest()))
-                start += n_bytes
-            if n_bytes < part_bytes:
+            if length:
+                parts.append(Part(len(parts) + 1, start, length, part.hexdigest(), part_md5.digest()))
+                start += length
+            if length < part_bytes:
                 return Digests(start, whole.hexdigest(), whole_md5.hexdigest(), tuple(parts))
 
 

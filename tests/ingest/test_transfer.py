@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from infra.errors import StoreBusy, StoreError, StoreIncapable
 from infra.objects import ResumeLog, Stat
 from infra.records import Sidecar
 from infra.s3 import S3Store
+from infra.s3_parts import digests
 from infra.store import MemoryStore
 from ingest.schedule import UploadSettings
 from ingest.spool import Spool
@@ -59,6 +61,23 @@ def check_all(store: S3Store, sidecars: list[Sidecar]) -> None:
     expected = {keys.clip_key(s.camera_id, s.clip_id, s.container): s.sha256 for s in sidecars}
     assert found == sorted(expected)
     assert all(keys.sha256_hex(store.get(key)) == expected[key] for key in found)
+
+
+def test_digests_are_remembered_while_the_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second try hashes nothing again; a file of another time, size or part size is hashed anew."""
+    path, n_opened, opened = tmp_path / "a.mp4", [0], Path.open
+
+    def count(self: Path, *args: Any, **more: Any) -> Any:
+        n_opened[0] += self == path
+        return opened(self, *args, **more)
+
+    path.write_bytes(b"a" * 100)
+    monkeypatch.setattr(Path, "open", count)
+    first = digests(path, 64)
+    assert digests(path, 64) is first and n_opened[0] == 1 and [part.n_bytes for part in first.parts] == [64, 36]
+    assert len(digests(path, 10).parts) == 10 and n_opened[0] == 2
+    path.write_bytes(b"b" * 100)
+    assert digests(path, 64).sha256 == keys.sha256_hex(b"b" * 100) != first.sha256
 
 
 class TestRetry:
