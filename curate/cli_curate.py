@@ -168,7 +168,7 @@ def _work(
         with context.out.progress(len(made.works), "clips") as task:
             result = work(
                 catalog, options, context.settings, clock=context.clock, cpus=cpus, max_failures=arguments.max_failures,
-                engine=engine, advance=task.advance,
+                engine=engine, advance=task.advance, planned=made,
             )  # fmt: skip
         tally = result.tally
         run.outputs.update(clips=tally.clips, rows=tally.rows, n_failed=len(tally.failed))

@@ -42,7 +42,7 @@ def curate(
     max_failures: float = 0.5,
     clock: Clock | None = None,
     advance: Callable[[int, str], None] = lambda n, note: None,
-    started: Callable[[Plan], None] = lambda made: None,
+    planned: Plan | None = None,
 ) -> Result:
     """Bring the steps of `options` up to date for all clips.
 
@@ -55,14 +55,13 @@ def curate(
         max_failures: share of the clips worked on that may fail.
         clock: times commits.
         advance: called with (clips finished, a note) as work goes on.
-        started: called with the plan before anything is decoded.
+        planned: what `plan.make` has just said, where the caller asked already; None asks here.
 
     Raises:
         JobError: more clips failed than `max_failures` allows; what worked is committed.
     """
     clock = clock or SystemClock()
-    result = Result(plan=plan.make(catalog, options), tally=Tally())
-    started(result.plan)
+    result = Result(plan=planned or plan.make(catalog, options), tally=Tally())
     start_ns = clock.mono_ns()
     by_steps: dict[tuple[Step, ...], list[Work]] = {}
     for work in result.plan.works:
