@@ -4,7 +4,8 @@ Usage: python tests/bench/memory.py
 
 Each clip is scanned as a job does it: in a child of the decoder pool, one frame a second kept, a square of 640 px for a
 detector and one of 224 px for an embedder. Peaks of resident memory are of the child and of the process that takes its
-pictures, read while it works. Clips are made here: gradients that move, H.264 of libx264. Bar: below 1.5 GB a worker.
+pictures, read while it works. Clips are made here: gradients that move, H.264 of libx264, drawn and encoded for one minute
+of pictures at most; a longer clip repeats these packets with new times. Bar: below 1.5 GB a worker.
 """
 
 from __future__ import annotations
@@ -24,22 +25,30 @@ from infra.decoder import DecoderPool
 
 CLIPS = (("4K, 3840x2160", 3840, 2160, 60), ("8K, 7680x4320", 7680, 4320, 20), ("100,000 frames of 160x120", 160, 120, 100_000))
 RATE = 15
+GOP, PERIOD = 30, 960  # frames; both the GOPs and the moving gradient (64 frames) fit a whole number of times
 SIZES_PX = {"detect_rgb": 640, "embed_rgb": 224}
 
 
 def write(path: Path, width: int, height: int, n: int) -> None:
-    """Write a clip."""
+    """Write a clip of `n` frames; the packets of the first `PERIOD` come again and again."""
     base = np.indices((height, width)).sum(axis=0).astype(np.uint16)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "g": "30"})
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "g": str(GOP), "bf": "0"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = Fraction(1, RATE)
-        for number in range(n):
+        packets = []
+        for number in range(min(n, PERIOD)):
             grey = ((base + 7 * (number % 64)) & 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(grey, format="gray").reformat(format="yuv420p")
             frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        for number in range(n):
+            first = packets[number % PERIOD]
+            packet = av.Packet(bytes(first))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, RATE), first.is_keyframe
+            packet.pts = packet.dts = number
+            container.mux(packet)
 
 
 def peak(stop: threading.Event, found: dict[str, int]) -> None:
