@@ -34,12 +34,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from infra import keys
+from infra import audit, keys
 from infra.reader import Packet
 from infra.records import Index
 
 VERSION: Final = 1
-STRETCH_S: Final = 1.0
+STRETCH_S: Final = audit.STRETCH_S
 WINDOW_S: Final = 0.4
 NEAR: Final = 15  # stretches on either side that the usual size is taken from
 USUAL: Final = 25.0  # percentile of their sizes

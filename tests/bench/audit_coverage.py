@@ -28,7 +28,7 @@ from functools import cache
 
 import numpy as np
 
-from curate.audit import Estimate, recall_of, total
+from infra.audit import Estimate, recall_of, total
 
 RECALLS = (0.80, 0.95, 0.99)
 PREVALENCES = (1e-2, 1e-3)

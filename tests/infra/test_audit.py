@@ -7,11 +7,11 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from curate import audit
-from curate.audit import Estimate, looks_needed, recall_of, total
+from infra import audit
+from infra.audit import Estimate, looks_needed, recall_of, total
 
 
 def binomial(n: int, p: float) -> np.ndarray:
@@ -110,6 +110,7 @@ def test_how_many_looks_show_a_recall() -> None:
     most=st.floats(1, 20),
     unseen=st.integers(0, 100_000),
 )
+@example(p=[1 - 2**-53], least_p=1.0, most=1.0, unseen=1)  # a look that was all but certain leaves all but nothing open
 def test_an_interval_is_one(p: list[float], least_p: float, most: float, unseen: int) -> None:
     """It holds its estimate, between what was found and what can be, and grows with what one more unit may weigh."""
     least_p = min([least_p, *p])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 CONFIDENCE: Final = 0.95
+STRETCH_S: Final = 1.0  # of GOPs that the packet gate draws together: `curate.gate`
 SHARE_HIGH: Final = 0.75
 """Of what may be outside, how much above the interval of missed positives, where something was found: the lower end of recall
 is the one that counts. With nothing found all of it is; so at most 1.25 x 5 % are outside, whatever the truth: 93.75 %."""
@@ -204,8 +205,9 @@ def looks_needed(
 
 
 def gamma_bound(mean: float, variance: float, probability: float) -> float:
-    """Return the quantile of the gamma distribution with this mean and variance; 0 where both are 0."""
-    return _quantile(round(mean**2 / variance, 12), probability) * variance / mean if mean > 0 else 0.0
+    """Return the quantile of the gamma distribution with this mean and variance; 0 where all but all of it is at 0."""
+    shape = round(mean**2 / variance, 12) if mean > 0 else 0.0
+    return _quantile(shape, probability) * variance / mean if shape > 0 else 0.0
 
 
 @lru_cache(maxsize=65_536)
