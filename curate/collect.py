@@ -11,12 +11,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from curate import cascade, detect, scan
+from curate import cascade, detect, scan, scene
 from curate.cascade import Look
+from curate.layers import MOTION, ON
 from curate.plan import STEPS, Step, Work, failure_id
 from infra import keys
 from infra.catalog import Catalog, Done
@@ -24,6 +25,7 @@ from infra.clock import Clock
 
 CLIPS = 64
 SECONDS = 20.0
+PERSON: Final = "person"
 
 Row = dict[str, Any]
 
@@ -48,10 +50,38 @@ class Flow:
 
 
 @dataclass(slots=True)
+class Seen:
+    """What came of the clips of one camera so far: what the live funnel shows (`curate/live.py`).
+
+    Attributes:
+        n_clips: clips that came through or failed.
+        n_failed: of these, failed.
+        footage_s: their length, seconds.
+        n_gops: GOPs of clips that were scanned.
+        n_decoded: of these, decoded.
+        n_moving: of these, with a frame that moves (`layers.ON`).
+        n_looked: frames that the last detector looked at.
+        n_found: of these, frames with what is sought (`Tally.sought`), from `cascade.MIN_SCORE` on.
+        n_tagged: clips that were tagged.
+    """
+
+    n_clips: int = 0
+    n_failed: int = 0
+    footage_s: float = 0.0
+    n_gops: int = 0
+    n_decoded: int = 0
+    n_moving: int = 0
+    n_looked: int = 0
+    n_found: int = 0
+    n_tagged: int = 0
+
+
+@dataclass(slots=True)
 class Tally:
     """What a run did: step -> clips done and rows made; failed clips with their reason; frames looked at; stage -> its flow.
 
-    `footage_s` is the length of the clips that came through, seconds.
+    `footage_s` is the length of the clips that came through, seconds; `cameras` what came of each camera's clips; `sought`
+    what its `n_found` counts: "person", or "a box" where the last detector does not know persons.
     """
 
     clips: dict[str, int] = field(default_factory=dict)
@@ -60,6 +90,12 @@ class Tally:
     n_frames: int = 0
     footage_s: float = 0.0
     stages: dict[str, Flow] = field(default_factory=dict)
+    cameras: dict[str, Seen] = field(default_factory=dict)
+    sought: str = PERSON
+
+    def seen(self, work: Work) -> Seen:
+        """Return what came so far of the camera of a clip, to be added to."""
+        return self.cameras.setdefault(str(work.clip["camera_id"]), Seen())
 
     def flow(self, stage: str, *, n_in: int, n_passed: int, n_out: int, n_found: int, seconds: float) -> None:
         """Add what one clip sent through a stage."""
@@ -95,6 +131,10 @@ class Collector:
         self._catalog, self._clock, self._tally = catalog, clock, tally
         self._works = {work.clip_id: work for work in works}
         self._looks = tuple(looks)
+        self._judge = cascade.counting(looks)
+        classes = self._judge.classes if self._judge else (PERSON,)
+        tally.sought = PERSON if PERSON in classes else "a box"
+        self._sought = [number for number, name in enumerate(classes) if tally.sought != PERSON or name == PERSON]
         self._open: dict[str, _Open] = {}
         self._complete: list[tuple[Work, _Open]] = []
         self._since_ns = clock.mono_ns()
@@ -119,13 +159,17 @@ class Collector:
     def _finish(self, clip_id: str, held: _Open) -> None:
         work = self._works[clip_id]
         assert held.end is not None
+        seen = self._tally.seen(work)
+        seen.n_clips, seen.footage_s = seen.n_clips + 1, seen.footage_s + work.footage_s
         if "error" in held.end:
+            seen.n_failed += 1
             self._fail(work, held.end)
             return
         held.frames.sort(key=lambda row: int(row["pts"]))
         self._tally.n_frames += len(held.frames)
         self._tally.footage_s += work.footage_s
         self._count(work, held)
+        self._see(seen, held)
         self._complete.append((work, held))
 
     def _fail(self, work: Work, end: Mapping[str, Any]) -> None:
@@ -166,7 +210,10 @@ class Collector:
         if step == "scan":
             assert held.end is not None
             frames = [{name: _plain(row[name]) for name in ("clip_id", "pts", *scan.MEASURES)} for row in held.frames]
-            return {"gops": [{"clip_id": work.clip_id, **gop} for gop in held.end["gops"]], "frames": frames}
+            rows = {"gops": [{"clip_id": work.clip_id, **gop} for gop in held.end["gops"]], "frames": frames}
+            if found := held.end.get("scene"):
+                rows["scenes"] = [{"clip_id": work.clip_id, **scene.unpacked(found)}]
+            return rows
         mine, clip_id = [look for look in self._looks if look.step == step], work.clip_id
         table, rows_of = ("detections", _detections) if step == "detect" else ("embeddings", _embedding)
         looked = [(look, frame) for frame in held.frames for look in mine if _looked(look, frame)]
@@ -194,13 +241,27 @@ class Collector:
             )  # fmt: skip
 
 
+    def _see(self, seen: Seen, held: _Open) -> None:
+        """Add a complete clip to what came of its camera."""
+        assert held.end is not None
+        gops, judge = held.end.get("gops", ()), self._judge
+        seen.n_gops += len(gops)
+        seen.n_decoded += sum(bool(gop["decoded"]) for gop in gops)
+        seen.n_moving += sum(any(score is not None and score >= ON[MOTION] for score in gop["motion"] or ()) for gop in gops)
+        looked = [frame[judge.made] for frame in held.frames if _looked(judge, frame)] if judge else []
+        seen.n_looked += len(looked)
+        seen.n_found += sum(_has_box(packed, self._sought) for packed in looked)
+
+
 def _looked(look: Look, frame: Row) -> bool:
     return look.number is None or float(frame[look.p_look]) > 0
 
 
-def _has_box(packed: bytes) -> bool:
-    scores = np.frombuffer(packed, dtype="<f4").reshape(-1, 6)[:, 4]
-    return bool((scores >= np.float32(cascade.MIN_SCORE)).any())
+def _has_box(packed: bytes, classes: Sequence[int] | None = None) -> bool:
+    """Say whether there is a box from `cascade.MIN_SCORE` on: of some classes, or of any."""
+    rows = np.frombuffer(packed, dtype="<f4").reshape(-1, 6)
+    enough = rows[:, 4] >= np.float32(cascade.MIN_SCORE)
+    return bool((enough if classes is None else enough & np.isin(rows[:, 5], classes)).any())
 
 
 def _detections(look: Look, clip_id: str, frame: Row) -> list[Row]:

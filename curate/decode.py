@@ -88,7 +88,7 @@ class Decode:
             with self._store.local(work.clip["key"]) as path:
                 for part in self._parts(path, work):
                     if "gops" in part:
-                        end["gops"] = part["gops"]
+                        end = {**part}
                         continue
                     n_frames += len(part["pts"])
                     batch = self._batch(work, part)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from curate import cameras, cascade, daylight, detect, factors, gate, motion, openclip, quality, scan
+from curate import cameras, cascade, daylight, detect, factors, gate, motion, openclip, quality, scan, scene
 from curate.cascade import Cascade, Look
 from curate.detect import Weights
 from curate.scan import GateKind
@@ -115,7 +115,7 @@ class Options:
         if step == "scan":
             settings |= {"every_s": self.every_s}
             if self.score == 2:
-                settings |= {"score": [2, motion.VERSION_2], "masks": [list(mask) for mask in masks]}
+                settings |= {"score": [2, motion.VERSION_2], "scene": scene.VERSION, "masks": [list(mask) for mask in masks]}
             if self.gate == "packets":
                 settings |= {"gate": [self.gate, gate.VERSION]}
             return keys.fingerprint(step, scan.VERSION, settings, None)

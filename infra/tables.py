@@ -60,6 +60,11 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("clip_id", _ID, False), ("pts", _PTS, False), ("brightness", _SCORE), ("contrast", _SCORE), ("blur", _SCORE),
         ("colourfulness", _SCORE), ("motion_score", _SCORE), ("p_keep", pa.float64(), False),
     ),
+    "scenes": _schema(  # what a clip shows of its camera, against that camera's usual (ADR 0020); clips without a row: unknown
+        ("clip_id", _ID, False), ("n_pictures", pa.int64()), ("noise", _SCORE), ("cast_red", _SCORE), ("cast_blue", _SCORE),
+        ("flicker", _SCORE), ("outline", pa.binary()), ("outline_width_px", pa.int32()), ("outline_height_px", pa.int32()),
+        ("sharpness", pa.list_(_SCORE)),
+    ),
     "detections": _schema(
         ("clip_id", _ID, False), ("pts", _PTS, False), ("det_id", _ID, False), ("source", pa.string(), False),
         ("class_name", pa.string(), False), ("score", _SCORE, False), ("x1", _SCORE), ("y1", _SCORE), ("x2", _SCORE),
