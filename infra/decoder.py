@@ -10,9 +10,10 @@ the clip tried once more; a clip that does it twice is a `MediaError` with the r
 that the function itself raised is passed on at once. A stream that is tried again leaves out the items already handed over.
 
 Limits per clip: address space (`RLIMIT_AS`, on top of what the child has mapped when it begins), CPU seconds (`RLIMIT_CPU`)
-and wall seconds (only while the caller waits). Arrays come back through shared memory without a name, so that nothing is
-left behind whoever dies; a child ends when its parent does, however that ends. What comes back is read by a reader that makes
-numbers, texts, containers, arrays and our own records, nothing else: a decoder that was taken over cannot run code here.
+and wall seconds (only while the caller waits, and not while a new child imports what it needs). Arrays come back through
+shared memory without a name, so that nothing is left behind whoever dies; a child ends when its parent does, however that
+ends. What comes back is read by a reader that makes numbers, texts, containers, arrays and our own records, nothing else: a
+decoder that was taken over cannot run code here.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from infra import errors
 from infra.errors import CamloopError, MediaError, UsageError
 
 TRIES: Final = 2
+START_S: Final = 120.0  # until a child has imported the function; a busy machine is no clip's fault
 CALLS_PER_CHILD: Final = 500  # then it is replaced, so that a slow leak of a decoder stays small
 _START: Final = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
@@ -163,15 +165,18 @@ class _Child:
             CamloopError: what the function raised.
         """
         self.is_idle = False
-        left_s = limits[2]
+        limit_s = left_s = START_S
         try:
             self._connection.send_bytes(call)
             while True:
                 began = time.monotonic()
                 if not self._connection.poll(max(0.0, left_s)):
-                    raise _FaultError(f"decoder over {limits[2]:g} s")
+                    raise _FaultError(f"decoder over {limit_s:g} s")
                 kind, *rest = json.loads(self._connection.recv_bytes())
                 left_s -= time.monotonic() - began
+                if kind == "ready":
+                    limit_s = left_s = limits[2]
+                    continue
                 if kind != "item":
                     break
                 item = self._load(*rest)

@@ -31,6 +31,7 @@ def main(connection_fd: int, lifeline_fd: int, memory_fd: int) -> None:
             _limit(None, None)
             module, _, name = target.partition(":")
             function = getattr(importlib.import_module(module), name)
+            connection.send_bytes(b'["ready"]')
             _limit(memory_bytes, cpu_s)
             _send_all(connection, memory_fd, function(*args, **kwargs) if is_stream else iter([function(*args, **kwargs)]))
             message = ["end"]

@@ -69,6 +69,14 @@ def test_a_hang_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - began < 20
 
 
+def test_a_slow_start_is_no_hang(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a new child takes to import its function is not counted against the clip's wall limit."""
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(1.5)\ndef length(path): return len(path)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with DecoderPool(wall_s=1.0) as pool:
+        assert pool.run("slow_to_import:length", "x.mp4") == 5
+
+
 def test_errors_of_the_function_are_passed_on_at_once(pool: DecoderPool) -> None:
     """Our own errors keep their class and words, others become MediaError; neither costs the child."""
     pid = pool.run("poison:double", np.ones(1))["pid"]
