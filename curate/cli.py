@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from curate import cli_audit, cli_coverage, cli_intervals
+from infra import durable
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,11 +92,12 @@ def run_query(arguments: argparse.Namespace, context: Context) -> int:
     if arguments.intervals is None:
         cli_intervals.refuse_alone(arguments)
     if arguments.coverage:
-        cli_coverage.check_page(arguments.coverage)
+        durable.check_writable(arguments.coverage, f"--coverage {arguments.coverage}")
     else:
         cli_coverage.refuse_alone(arguments)
     cli_audit.refuse_alone(arguments)
-    cli_intervals.refuse_unwritable(arguments)
+    for path in filter(None, (arguments.csv, arguments.page)):
+        durable.check_writable(path, str(path), in_place=True)
     view, out = _view(arguments, context), context.out
     if arguments.audit:
         return cli_audit.run(view, arguments, context)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra import durable
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,27 +47,9 @@ def refuse_alone(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{option} belongs to the coverage page: add --coverage FILE.html")
 
 
-def check_page(path: Path) -> None:
-    """Refuse a page that could not be written, before anything is measured.
-
-    Raises:
-        UsageError: a folder or a device, in a folder that is not there or where nothing can be written.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"--coverage {path}: not a file; name one, such as coverage.html")
-        if not path.parent.is_dir():
-            raise UsageError(f"--coverage {path}: there is no folder {path.parent}")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"--coverage {path}: cannot be written: {error.strerror}") from error
-
-
 def run(arguments: argparse.Namespace, context: Context, footage: Footage) -> int:
     """Measure, write the page, print the tables."""
     from curate import coverage_page, factors
-    from infra import durable
 
     if arguments.where:
         raise UsageError("--coverage is about all footage; leave WHERE out, or put it into a [[combination]] of the sheet")
@@ -100,25 +82,28 @@ def find(
     """Return everything that the page shows; see the modules that it asks.
 
     Raises:
-        UsageError: no kept frames; a sheet over columns that are not there; no such selection; a price that is none.
+        UsageError: no kept frames; a sheet over columns that are not there; no such selection; a price that is none. The
+            last two before anything is measured.
     """
     from curate import costs, coverage, datasets, tag_quality, usual
     from curate import curated as against
     from curate.coverage_page import Findings
 
+    costs.check(overlap, machine_usd)
+    chosen, drawn = (datasets.load(footage.catalog, name) if name else None for name in (curated, drawn_by))
     found = coverage.measure(footage, sheet)
     if not found.n_frames:
         raise UsageError("no kept frames to judge the coverage by: run camloop curate")
-    rows = tag_quality.pairs(footage, sheet, datasets.load(footage.catalog, drawn_by) if drawn_by else None)
+    rows = tag_quality.pairs(footage, sheet, drawn)
     quality = tag_quality.measure(rows, sheet)
     clips = footage.clips.lazy().select("n_frames", "footage_s").collect()
     clip_s = float(clips["footage_s"].sum() or 0.0) / max(clips.height, 1)
     tags, bills = _bills(sheet, found, quality, int(clips["n_frames"].sum() or 0), overlap)
     difference = None
-    if curated:
+    if chosen is not None:
         own = footage.frames.lazy().collect_schema()
         columns = [factor.name for factor in sheet.factors if factor.name in own]
-        difference = against.diff(footage, datasets.load(footage.catalog, curated), columns)
+        difference = against.diff(footage, chosen, columns)
     return Findings(
         store=footage.catalog.store.url, sheet_name=sheet_name, sheet=sheet, coverage=found, quality=quality,
         calibration=tag_quality.calibrate(rows, sheet), tags=tags, bills=bills, spent=costs.spent(footage.catalog, machine_usd),

@@ -6,13 +6,13 @@ Nothing heavy is imported until the command runs, so that --help is quick and a 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import cli_cascade, cli_estimate
+from infra import durable
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
             out.note(f"weights {weights.path.name}: unknown, {weights.note} (SHA-256 {weights.sha256})")
     cli_estimate.refuse_alone(arguments)
     if arguments.page:
-        _check_writable(arguments.page)
+        durable.check_writable(arguments.page, f"--page {arguments.page}")
     catalog = open_catalog(context.store, create=False)
     if arguments.follow:
         return _follow(arguments, context, options, catalog)
@@ -121,12 +121,6 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
         run_page.write(arguments.page, Footage(catalog), result, clock=context.clock)
         out.line(f"page: {arguments.page}")
     return 0
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a page that could not be written, before hours of work."""
-    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"--page {path}: give a file in a folder that exists and may be written")
 
 
 def plan_of(catalog: Catalog, options: Options) -> Plan:

@@ -55,24 +55,6 @@ def refuse_alone(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{', '.join(given)}: only together with --intervals LAYER, such as --intervals motion")
 
 
-def refuse_unwritable(arguments: argparse.Namespace) -> None:
-    """Refuse a --csv or --page that could not be written, before anything is computed.
-
-    Raises:
-        UsageError: a folder, a file in a folder that is not there, or a place where nothing can be written.
-    """
-    for path in filter(None, (arguments.csv, arguments.page)):
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}")
-        try:
-            is_new = not path.exists()
-            path.open("ab").close()
-            if is_new:
-                path.unlink()
-        except OSError as error:
-            raise UsageError(f"{path}: it cannot be written ({error.strerror}); name a file") from error
-
-
 def run(asked: View, arguments: argparse.Namespace, context: Context) -> int:
     """Run `camloop query --intervals` on what `asked` returned, narrowed by the where-expression."""
     from curate import events

@@ -83,6 +83,18 @@ class Tags:
     n_needed: float
 
 
+def check(overlap: int, machine_usd: float) -> None:
+    """Refuse what cannot be, before anything is measured.
+
+    Raises:
+        UsageError: nobody says a tag; a price below 0, or one that is not finite.
+    """
+    if overlap < 1:
+        raise UsageError(f"overlap {overlap}; legal: at least 1 person who says each tag")
+    if not 0 <= machine_usd < math.inf:
+        raise UsageError(f"machine hours at {machine_usd:g} USD; legal: 0 or more, and finite")
+
+
 def count(n_pictures: int, believed_shares: Sequence[float]) -> Tags:
     """Return the classifications of pictures.
 
@@ -104,13 +116,8 @@ def bills(tags: Tags, *, overlap: int = TURK.overlap) -> list[Bill]:
 
     Args:
         tags: how many classifications.
-        overlap: people who say each on Mechanical Turk.
-
-    Raises:
-        UsageError: nobody says a tag.
+        overlap: people who say each on Mechanical Turk, at least 1 (`check`).
     """
-    if overlap < 1:
-        raise UsageError(f"overlap {overlap}; legal: at least 1 person who says each tag")
     people = "one person" if overlap == 1 else f"{overlap} people"
     turk = Price(name=f"Mechanical Turk, {people} each", usd_per_tag=TURK.usd_per_tag, overlap=overlap)
     return [
@@ -123,12 +130,6 @@ def bills(tags: Tags, *, overlap: int = TURK.overlap) -> list[Bill]:
 
 
 def spent(catalog: Catalog, usd_per_hour: float = MACHINE_USD_PER_HOUR) -> Spent:
-    """Return the hours that runs of `camloop curate` took in this store; 0 where none is recorded.
-
-    Raises:
-        UsageError: a price below 0, or one that is not finite.
-    """
-    if not 0 <= usd_per_hour < math.inf:
-        raise UsageError(f"machine hours at {usd_per_hour:g} USD; legal: 0 or more, and finite")
+    """Return the hours that runs of `camloop curate` took in this store; 0 where none is recorded."""
     runs = catalog.scan("runs", ["command", "start_ns", "end_ns"]).filter(pl.col("command") == "curate").collect()
     return Spent(hours=float((runs["end_ns"] - runs["start_ns"]).sum()) / 3.6e12, usd_per_hour=usd_per_hour)

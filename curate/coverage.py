@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 COMBINATION: Final = "combination"
 FACTOR: Final = 2.0  # a share that may be half or twice what is expected is not known to be as expected
 LEAST_YIELD: Final = 0.5  # an hour is worth filming where the value is at least this often of the best hour's share
-_KEYS: Final = ("_group", "camera_id", "hour", "_hour_utc", "_day")
+_KEYS: Final = ("_group", "camera_id", "hour", "hour_utc", "_day")
 
 Verdict = Literal["missing", "as expected", "more", "unknown", "no expectation", "not in the sheet"]
 
@@ -66,7 +66,7 @@ class Coverage:
     Attributes:
         covers: values in the order of the sheet, combinations last.
         unknown: factor -> share of footage without a value.
-        totals: the grouped rows behind everything: _group, camera_id, hour, _hour_utc, _day, a column per factor, one per
+        totals: the grouped rows behind everything: _group, camera_id, hour, hour_utc, _day, a column per factor, one per
             combination ("=NAME", true where it holds), rows, footage_s, judged_s (see `time`).
         judged: columns of `totals` that hang on what a cascade's judge saw.
         n_frames, footage_s: kept frames and the seconds that they stand for.
@@ -132,9 +132,9 @@ def measure(footage: Footage, sheet: Sheet) -> Coverage:
     rows = look_weights.weighed(footage.catalog, rows)
     utc = pl.from_epoch("capture_ns", time_unit="ns")
     totals = rows.select(
-        "camera_id", "hour", "footage_s", *(pl.col(name).cast(pl.String) for name in names),
+        "camera_id", "hour", "hour_utc", "footage_s", *(pl.col(name).cast(pl.String) for name in names),
         *(each.where.to_polars(whole).alias(f"={each.name}") for each in sheet.combinations),
-        _group=pl.coalesce("recording_id", "clip_id"), _hour_utc=utc.dt.hour(), _day=utc.dt.date().cast(pl.String),
+        _group=pl.coalesce("recording_id", "clip_id"), _day=utc.dt.date().cast(pl.String),
         judged_s=pl.col("footage_s") * pl.col(look_weights.WEIGHT),
     ).group_by(*_KEYS, *names, *(f"={each.name}" for each in sheet.combinations)).agg(
         rows=pl.len(), footage_s=pl.col("footage_s").sum(), judged_s=pl.col("judged_s").sum()
@@ -231,9 +231,9 @@ def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
     column = f"={cover.value}" if cover.factor == COMBINATION else cover.factor
     hit = pl.col(column) == (True if cover.factor == COMBINATION else cover.value)
     known = coverage.totals.filter(pl.col(column).is_not_null())
-    cells = known.group_by("camera_id", "_hour_utc").agg(
+    cells = known.group_by("camera_id", "hour_utc").agg(
         yielded=pl.col(coverage.time(column)).filter(hit).sum() / pl.col(coverage.time(column)).sum()
-    ).sort("yielded", "camera_id", "_hour_utc", descending=[True, False, False])  # fmt: skip
+    ).sort("yielded", "camera_id", "hour_utc", descending=[True, False, False])  # fmt: skip
     what = f"{cover.value}" if cover.factor == COMBINATION else f"{cover.factor} = {cover.value}"
     need = f"{what}: {cover.found.value or 0:.1%} of the footage, {cover.expected or 0:.1%} expected"
     if cover.missing_s is None:
@@ -244,7 +244,7 @@ def _wish(coverage: Coverage, cover: Cover, clip_s: float) -> Wish:
         return Wish(where="", quota=quota, reason=nowhere, certain=cover.verdict == "missing")
     best = cells.row(0, named=True)
     good = cells.filter(pl.col("camera_id") == best["camera_id"], pl.col("yielded") >= LEAST_YIELD * best["yielded"])
-    hours = sorted(hour for hour in good["_hour_utc"] if hour is not None)
+    hours = sorted(hour for hour in good["hour_utc"] if hour is not None)
     where = f"camera_id = '{str(best['camera_id']).replace(chr(39), chr(39) * 2)}'"
     if hours and len(hours) < 24:
         where += f" and hour_utc in ({', '.join(map(str, hours))})"

@@ -1,8 +1,9 @@
 """Raw against curated: how a selection is spread over factors, and how the footage that it was drawn from is.
 
 Seed 002 (FEATURES.md, S2-7) compares the distribution of the raw footage with that of the curated set that gave the best
-model. Raw counts seconds of footage (1 / p_keep); curated counts rows of the selection, or their training weights. A row
-has the values of the kept frame of its clip that is nearest to its centre, as slices of a gate do.
+model. Raw counts seconds of footage (1 / p_keep, and for what a cascade's judge saw also 1 / p_look); curated counts rows of
+the selection, or their training weights. A row has the values of the kept frame of its clip that is nearest to its centre, as
+slices of a gate do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from curate import look_weights
 from curate.datasets import check_columns
 from infra.errors import UsageError
 
@@ -59,16 +61,19 @@ def diff(footage: Footage, curated: Selection, columns: Sequence[str]) -> Differ
         raise UsageError("no factor of this sheet is in the store: camloop curate --factors FILE tags by it")
     rows = footage.frames.lazy()
     check_columns(columns, rows.collect_schema())
-    frames = rows.select("clip_id", "pts", "footage_s", *(pl.col(name).cast(pl.String) for name in columns)).collect()
+    judged = look_weights.judged(footage.catalog, columns)
+    rows = look_weights.weighed(footage.catalog, rows).with_columns(judged_s=pl.col("footage_s") * pl.col(look_weights.WEIGHT))
+    times = ["footage_s", "judged_s"]
+    frames = rows.select("clip_id", "pts", *times, *(pl.col(name).cast(pl.String) for name in columns)).collect()
     drawn = pl.DataFrame(
         [(row.clip_id, (row.start_pts + row.end_pts) // 2, row.weight) for row in curated.rows],
         schema={"clip_id": pl.String, "pts": pl.Int64, "weight": pl.Float64}, orient="row",
     )  # fmt: skip
-    near = frames.drop("footage_s").with_columns(_kept=pl.lit(True)).sort("clip_id", "pts")
+    near = frames.drop(times).with_columns(_kept=pl.lit(True)).sort("clip_id", "pts")
     matched = drawn.sort("clip_id", "pts").join_asof(near, on="pts", by="clip_id", strategy="nearest", check_sortedness=False)
     tables, distance = [], {}
     for name in columns:
-        raw = frames.group_by(value=name).agg(raw=pl.col("footage_s").sum())
+        raw = frames.group_by(value=name).agg(raw=pl.col(times[name in judged]).sum())
         chosen = matched.group_by(value=name).agg(curated=pl.col("weight").sum(), n_rows=pl.len())
         both = raw.join(chosen, on="value", how="full", coalesce=True, nulls_equal=True)
         both = both.with_columns(pl.col("raw", "curated", "n_rows").fill_null(0))

@@ -18,17 +18,19 @@ from typing import Final
 import polars as pl
 
 from infra.catalog import Catalog
-from infra.views import DETECT, looked_at
+from infra.views import DETECT, clips_view, looked_at
 
 WEIGHT: Final = "look_weight"
-_OTHERS: Final = {"n_frames", "n_failures"}  # counts of clips, no class
 
 
 def judged(catalog: Catalog, columns: Iterable[str]) -> frozenset[str]:
     """Return those of the columns whose values are known by the judge's looks: n_<class>, p_look, factors made by rules."""
+    names = set(columns)
+    counts = {name for name in names if name.startswith("n_")}
+    if counts:
+        counts -= set(clips_view(catalog).collect_schema())  # counts of files, and attributes of cameras
     by_rule = catalog.scan("tags", ["factor", "source"]).filter(pl.col("source").str.starts_with("rule@"))
-    factors = {*by_rule.select(pl.col("factor").unique()).collect()["factor"], "p_look"}
-    return frozenset(name for name in columns if name in factors or (name.startswith("n_") and name not in _OTHERS))
+    return frozenset(counts | names & {*by_rule.select(pl.col("factor").unique()).collect()["factor"], "p_look"})
 
 
 def weighed(catalog: Catalog, frames: pl.LazyFrame, source: str | None = None) -> pl.LazyFrame:

@@ -16,8 +16,11 @@ import errno
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+from infra.errors import UsageError
 
 
 class Disk:
@@ -244,3 +247,31 @@ def sync(*paths: Path) -> None:
     """Force files or directories that somebody else wrote to the medium, in the given order."""
     for path in paths:
         disk.fsync(path)
+
+
+def check_writable(path: Path, name: str, *, in_place: bool = False) -> None:
+    """Refuse a file that could not be written, before work is done for it; nothing is changed or left behind.
+
+    Args:
+        path: what is to be written.
+        name: what the message calls it, such as `--page run.html`.
+        in_place: it will be opened and filled, so that a device will do too; otherwise `write` puts a new file in its place.
+
+    Raises:
+        UsageError: a folder, a file in a folder that is not there, or a place where nothing can be written.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"{name}: there is no folder {path.parent}")
+    try:
+        if in_place:
+            is_new = not path.exists()
+            path.open("ab").close()
+            if is_new:
+                path.unlink()
+            return
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{name}: not a file; name one, such as page.html")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{name}: it cannot be written ({error.strerror}); name a file") from error

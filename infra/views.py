@@ -4,7 +4,8 @@
 its attributes as a column), factors that hold for the whole clip, and the number of failures.
 
 `frames_view`: one row per live row of `frames`, with its clip's and camera's columns, and
-- `pts_s` = pts x time base, `capture_ns` (UTC, null when the start is unknown), `hour` (0-23, the camera's local time);
+- `pts_s` = pts x time base, `capture_ns` (UTC, null when the start is unknown), `hour` (0-23, the camera's local time),
+  `hour_utc` (by which wishes ask: a camera need not know its zone);
 - `n_<class>`: detections with score >= min_score; 0 where the detector looked and found none, null where it did not look;
   where a cascade curated (table `looks`), those of its last detector, and `p_look`, the probability with which that one came
   to look at the frame: 1 where it looks at every frame, null where it did not look;
@@ -42,7 +43,7 @@ _CLIP_COLUMNS: Final = (
     "container", "codec", "clock", "index", "state", "width_px", "height_px", "start_ns", "first_pts", "end_pts",
     "time_base_num", "time_base_den", "time_zone", "indoor",
 )  # fmt: skip
-_COMPUTED: Final = ("clip_id", "pts", "pts_s", "capture_ns", "hour", "label", "n_failures", "p_look")
+_COMPUTED: Final = ("clip_id", "pts", "pts_s", "capture_ns", "hour", "hour_utc", "label", "n_failures", "p_look")
 _ABOUT_FILES: Final = {"time_pattern", "container_time", "mask"}  # how to read a camera's files and pictures: no factors
 _FIRST: Final = -(2**63)
 _LAST: Final = 2**63 - 1
@@ -153,13 +154,13 @@ def _zone() -> pl.Expr:
 
 
 def _with_times(frames: pl.LazyFrame, zones: Sequence[str]) -> pl.LazyFrame:
-    """Add pts_s, capture_ns and hour."""
+    """Add pts_s, capture_ns, hour and hour_utc."""
     tick_s = pl.col("time_base_num") / pl.col("time_base_den")
     since_start_ns = ((pl.col("pts") - pl.col("first_pts")) * tick_s * 1_000_000_000).round().cast(pl.Int64)
     frames = frames.with_columns(pts_s=pl.col("pts") * tick_s, capture_ns=pl.col("start_ns") + since_start_ns)
     utc = pl.from_epoch("capture_ns", time_unit="ns").dt.replace_time_zone("UTC")
     hours = [pl.when(_zone() == name).then(utc.dt.convert_time_zone(name).dt.hour()) for name in zones]
-    return frames.with_columns(hour=pl.coalesce(*hours, pl.lit(None, pl.Int8)))
+    return frames.with_columns(hour=pl.coalesce(*hours, pl.lit(None, pl.Int8)), hour_utc=utc.dt.hour())
 
 
 def _join_counts(

@@ -86,6 +86,13 @@ def test_people_seen_by_a_cascade_are_a_share_of_footage(catalog: Catalog) -> No
     assert made.unknown["people"] == 0.0 and made.of("people")[0].footage_s == pytest.approx(1.0)
     cells = made.cells("people", ["camera_id"])
     assert dict(cells.select("value", "share").rows()) == {"some": pytest.approx(0.1), "none": pytest.approx(0.9)}
+    rows = (SelectionRow(clip_id=clip_id(0), start_pts=0, end_pts=1),)
+    chosen = Selection(name="s", purpose="train", rows=rows, query="", unit="frame")
+    table = curated.diff(open_footage(catalog.store), chosen, ["people", "lighting"]).table
+    raw = {(row["column"], row["value"]): row["raw"] for row in table.iter_rows(named=True) if row["raw"]}
+    assert raw == {
+        ("people", "some"): pytest.approx(0.1), ("people", "none"): pytest.approx(0.9), ("lighting", "day"): pytest.approx(1.0),
+    }  # fmt: skip
 
 
 def say(catalog: Catalog, factor: str, names: Sequence[str]) -> None:
@@ -151,6 +158,14 @@ def test_what_is_missing_is_said_in_seconds_and_clips(filled: Catalog) -> None:
     assert "lighting = night: 10.6% of the footage, 50.0% expected" in first.reason
     assert first.certain and (second.where, second.quota) == ("", 5) and "found nowhere" in second.reason
     assert parse(first.where).columns == {"camera_id", "hour_utc"}
+
+
+def test_what_a_wish_asks_for_can_be_asked_of_the_store(filled: Catalog) -> None:
+    """The where-expression of a proposal holds as a combination of the sheet and as a query, over the same footage."""
+    where = coverage.wishes(measured(filled), clip_s=10)[0].where
+    made = measured(filled, f'[[combination]]\nname = "there"\nwhere = "{where}"\n' + SHEET)
+    assert made.of(coverage.COMBINATION)[0].footage_s == pytest.approx(10)
+    assert open_footage(filled.store).frames.where(where).to_polars()["camera_id"].to_list() == ["gate"]
 
 
 def test_a_camera_name_with_a_quote_stays_a_where_expression(catalog: Catalog) -> None:
@@ -319,6 +334,7 @@ def test_wrong_use(
 ) -> None:
     """Exit code 2 with one line, and no page."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(coverage, "measure", lambda *_: pytest.fail("measured"))
     wrong = {
         "--factors belongs to the coverage page": ["--factors", "f.toml"],
         "--curated belongs to the coverage page": ["--curated", "s"],
@@ -349,7 +365,7 @@ def test_an_empty_store_has_no_coverage(catalog: Catalog, tmp_path: Path, capsys
     ("page", "says"),
     [
         (".", "--coverage .: not a file"), ("/dev/null", "--coverage /dev/null: not a file"),
-        ("no/where/c.html", "there is no folder no/where"), ("/proc/c.html", "--coverage /proc/c.html: cannot be written"),
+        ("no/where/c.html", "there is no folder no/where"), ("/proc/c.html", "--coverage /proc/c.html: it cannot be written"),
         (f"{'c' * 300}.html", "cannot be written"),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from curate import datasets, open_catalog
+from curate import datasets, look_weights, open_catalog
 from curate.query import Footage
 from infra import keys, shelf
 from infra.catalog import Catalog, Done
@@ -124,6 +124,16 @@ def test_what_a_cascade_saw_counts_by_its_looks(
     assert frames.where("n_person = 0").distribution(by=["camera_id"]).footage_s == pytest.approx(2 * shares[0])
     assert frames.distribution(by=["camera_id"]).table["footage_s"].to_list() == [pytest.approx(2.0)]
     assert frames.to_polars()["footage_s"].to_list() == [pytest.approx(0.1)] * 20
+
+
+def test_what_hangs_on_the_judge_is_derived(catalog: Catalog, add_clip: AddClip) -> None:
+    """Classes do, counts of a file and what cameras.toml calls n_lanes do not, whatever begins with n_."""
+    cascaded(catalog, add_clip(catalog, "a", LEVELS), 0.25)
+    camera = {"camera_id": "cam1", "camera_number": 1, "valid_from_ns": 0, "created_ns": 1, "attributes": '{"n_lanes": "2"}'}
+    catalog.append("cameras", [camera])
+    columns = [*catalog.scan("clips").collect_schema(), "n_failures", "n_lanes", "hour", "n_person", "n_kite", "p_look"]
+    assert look_weights.judged(catalog, columns) == {"n_person", "n_kite", "p_look"}
+    assert open_catalog(catalog.store).frames.distribution(by=["n_lanes"]).table["footage_s"].to_list() == [pytest.approx(2.0)]
 
 
 def test_clips_and_intervals_stand_for_their_own_length(footage: Footage) -> None:

@@ -146,8 +146,8 @@ class TestEstimate:
         assert main(["curate", "--plan", "--follow", *at]) == 2
         assert "--follow goes on until it is stopped" in capsys.readouterr().err
         assert main(["curate", "--core-hour", "3", *at]) == 2 and "--plan" in capsys.readouterr().err
-        for page in (".", "nowhere/page.html"):
-            assert main(["curate", "--page", page, *at]) == 2 and "give a file in a folder" in capsys.readouterr().err
+        for page, why in ((".", "--page .: not a file"), ("nowhere/page.html", "there is no folder nowhere")):
+            assert main(["curate", "--page", page, *at]) == 2 and why in capsys.readouterr().err
         assert catalog.snapshot() == before
 
 

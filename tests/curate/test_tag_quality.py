@@ -178,4 +178,4 @@ def test_believed_tags_are_saved() -> None:
     with pytest.raises(UsageError, match="0 to 1 each"):
         costs.count(10, [1.5])
     with pytest.raises(UsageError, match="at least 1 person"):
-        costs.bills(tags, overlap=0)
+        costs.check(0, 0.4)
