@@ -1,8 +1,8 @@
 """From batches to table rows: put clips together again, commit them in groups, one batch per step.
 
 Frames arrive in any order and mixed with other clips'. A clip is complete when its end row is there and as many frames
-as that row names. Complete clips are committed every `CLIPS` clips or `SECONDS` seconds, whichever comes first: that is what
-a kill can cost. A failed clip becomes a row of `failures`, once per try; it is never done.
+as that row names. Complete clips are committed every fortieth of the run (`LEAST_CLIPS` to `CLIPS` clips) or every `SECONDS`
+seconds, whichever comes first: that is what a kill can cost, beside the clips that are in work. A failed clip becomes a row of `failures`, once per try; it is never done.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from infra import keys
 from infra.catalog import Catalog, Done
 from infra.clock import Clock
 
-CLIPS = 64
+CLIPS, LEAST_CLIPS = 64, 8
+COMMITS = 40  # of a run, at least: a kill costs 2.5 % of it and what is in work, which keeps what is done again below 5 %
 SECONDS = 20.0
 PERSON: Final = "person"
 
@@ -137,6 +138,7 @@ class Collector:
         self._sought = [number for number, name in enumerate(classes) if tally.sought != PERSON or name == PERSON]
         self._open: dict[str, _Open] = {}
         self._complete: list[tuple[Work, _Open]] = []
+        self._n_clips = min(CLIPS, max(LEAST_CLIPS, len(self._works) // COMMITS))
         self._since_ns = clock.mono_ns()
 
     def add(self, batch: Mapping[str, Any]) -> int:
@@ -152,7 +154,7 @@ class Collector:
             if held.end is not None and len(held.frames) == held.end["n_frames"]:
                 n_complete += 1
                 self._finish(str(clip_id), self._open.pop(str(clip_id)))
-        if len(self._complete) >= CLIPS or self._clock.mono_ns() - self._since_ns > SECONDS * 1e9:
+        if len(self._complete) >= self._n_clips or self._clock.mono_ns() - self._since_ns > SECONDS * 1e9:
             self.flush()
         return n_complete
 

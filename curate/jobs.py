@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORE_BYTES = 512 * 1024**2  # some 400 frames at 640 px; Ray Data holds decoding back when it fills
 LOCAL_CPUS = 2
-MOST_BLOCKS = 64  # tasks of the first stage
+BLOCKS_PER_WORKER = 64  # tasks of the first stage: a decoder that is killed has one of them in work
 RETRIES = 2  # of a batch whose worker died (out of memory, lost machine); Ray's default is for ever
 
 
@@ -106,7 +106,8 @@ def run_ray(works: Sequence[Work], stages: Sequence[Stage], *, restarts: int = 0
     context.max_errored_blocks = 0
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     given = [{"work": pickle.dumps(work)} for work in works]
-    rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(works), MOST_BLOCKS)))
+    most = BLOCKS_PER_WORKER * stages[0].workers[1]
+    rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(works), most)))
     for stage in stages:
         rows = _mapped(rows, stage, restarts)
     try:
