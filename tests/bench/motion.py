@@ -1,19 +1,22 @@
 """How fast is motion found, and what is missed, beside DVR-Scan? Prints one table per part.
 
-Usage: python tests/bench/motion.py --dvr FILE [--set dev|final] [--only busy|real|switch|truth|day] [--cache DIR]
+Usage: python tests/bench/motion.py --dvr FILE [--set dev|final] [--only busy|real|second|switch|truth|day] [--cache DIR]
+    [--pictures DIR]
 
 One frozen setting (`SETTING`) for every clip, one run. DVR-Scan comes from the package index into an environment of its own
 and runs with its defaults (`-so`: it writes nothing). Both are pinned to one core; speed is frames per second of CPU time,
 without the start of the interpreter. `plain` is bare decoding of every frame, nothing looked at.
 
 - `busy`: three real clips in which nearly always something moves.
-- `real`: 17 real fixed cameras, marked by a person before any detector ran (tests/motion_truth.toml; in one pass).
+- `real`: 17 real fixed cameras, marked before any detector ran (tests/motion_truth.toml, the same as motion_marks_1.csv).
+- `second`: the same clips judged by the second pass, made by other eyes (motion_marks_2.csv; marks.py compares the passes).
 - `switch`: switches of light (motion_switches.csv); an interval that starts later than 1.0 s after the last one is a miss.
 - `truth`: drawn clips with known events; `day`: 24 stretches of 60 s, 1080p, 95 % still (motion_world.py).
 
 An event is *found* when an interval overlaps it with a temporal IoU of .3 or more, or their centres are within 1 s. *False
 seconds* are those of intervals in still footage, 3 s and more from anything that moves (so that padding is not held against
 anybody). `decoded` is the share of GOPs that was decoded. The day's speed says how long a day takes, all stretches alike.
+With `--pictures` each event that camloop missed becomes a picture (motion_pictures.py).
 """
 
 from __future__ import annotations
@@ -33,8 +36,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import marks
+import motion_pictures
 import motion_world
 import numpy as np
+from marks import is_found
 
 from curate import intervals, scan
 from infra import video
@@ -170,13 +176,6 @@ def judge(row: Row, answer: Answer, events: Sequence[Interval], still: Sequence[
     row.false_s += sum(max(0.0, min(b, d) - max(a, c)) for a, b in still for c, d in answer.found)
 
 
-def is_found(event: Interval, found: Interval) -> bool:
-    """Say whether an interval finds an event: IoU of .3 or more, or centres within 1 s."""
-    both = max(0.0, min(event[1], found[1]) - max(event[0], found[0]))
-    either = max(event[1], found[1]) - min(event[0], found[0])
-    return both / either >= 0.3 or abs(sum(event) - sum(found)) / 2 <= 1.0
-
-
 def still_between(events: Sequence[Interval], duration_s: float) -> list[Interval]:
     """Return what is at least `NEAR_S` from every event."""
     edges = [-NEAR_S, *(value for event in sorted(events) for value in event), duration_s + NEAR_S]
@@ -212,6 +211,18 @@ def real_clips(which: Iterable[dict[str, Any]]) -> list[Clip]:
     return clips
 
 
+def second_pass() -> list[Clip]:
+    """Return the clips of the second pass; still is what is `NEAR_S` from anything that it saw, sure or not."""
+    rows = marks.read(marks.PASSES[1])
+    clips = []
+    for name in dict.fromkeys(mark.clip for mark in rows):
+        seen = [mark for mark in rows if mark.clip == name and mark.moves]
+        moves = [(mark.first, mark.end) for mark in seen if mark.sure]
+        [(path, events, _)] = real_clips([{"path": name, "moves": moves, "quiet": []}])
+        clips.append((path, events, still_between([marks.seconds(one) for one in seen], marks.duration_s(name))))
+    return clips
+
+
 def world_clips(plans: Sequence[motion_world.Plan], cache: Path) -> list[Clip]:
     """Return drawn clips; those not in the cache are made."""
     clips = []
@@ -224,13 +235,18 @@ def world_clips(plans: Sequence[motion_world.Plan], cache: Path) -> list[Clip]:
     return clips
 
 
-def part(name: str, clips: Sequence[Clip], ways: dict[str, Callable[[Path], Answer]]) -> dict[str, Row]:
-    """Run every way over a part and print its table."""
+def part(
+    name: str, clips: Sequence[Clip], ways: dict[str, Callable[[Path], Answer]], pictures: Path | None = None
+) -> dict[str, Row]:
+    """Run every way over a part and print its table; what camloop missed becomes pictures."""
     rows = {way: Row() for way in ways}
     for path, events, still in clips:
         n_frames = sum(1 for _ in video.packets(path))
-        for way, answer in ways.items():
-            judge(rows[way], answer(path), events, still, n_frames, path.stem)
+        answers = {way: answer(path) for way, answer in ways.items()}
+        for way, answer in answers.items():
+            judge(rows[way], answer, events, still, n_frames, path.stem)
+        if pictures:
+            _draw_missed(path, events, answers, pictures)
     print(f"\n### {name}: {len(clips)} clips, {rows['plain'].n_frames} frames\n")
     print("| way | frames/s of CPU | times DVR-Scan | events found | false s per still hour | GOPs decoded |")
     print("|---" * 6 + "|")
@@ -245,6 +261,13 @@ def part(name: str, clips: Sequence[Clip], ways: dict[str, Callable[[Path], Answ
         if row.missed and way != "plain":
             print(f"missed by {way}: {'; '.join(row.missed)}")
     return rows
+
+
+def _draw_missed(path: Path, events: Iterable[Interval], answers: dict[str, Answer], folder: Path) -> None:
+    for event in events:
+        of = {way: answer.found for way, answer in answers.items() if way != "plain"}
+        if not all(any(is_found(event, one) for one in found) for way, found in of.items() if way.startswith("camloop")):
+            print(f"picture: {motion_pictures.write(path, event, list(of.values()), folder)}")
 
 
 def switches(ways: dict[str, Callable[[Path], Answer]]) -> None:
@@ -278,6 +301,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=24, help="only so many stretches of the day, from its start")
     parser.add_argument("--without-dvr", action="store_true", help="leave DVR-Scan out where nobody can wait for it")
     parser.add_argument("--prepare", action="store_true", help="draw the clips and ask DVR-Scan only")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="where a picture of each event that camloop missed goes")
     arguments = parser.parse_args()
     arguments.cache.mkdir(exist_ok=True)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -295,7 +319,7 @@ def main() -> None:
         del ways["DVR-Scan"]
     if arguments.prepare:
         ways = {"DVR-Scan": ways["DVR-Scan"], "plain": lambda path: Answer([], 1.0)}
-    marks = tomllib.loads(MARKS.read_text())["clip"]
+    first_pass = tomllib.loads(MARKS.read_text())["clip"]
     use = ("dev",) if arguments.set == "dev" else ("dev", "test")
     seed, is_dev = SEEDS[arguments.set], arguments.set == "dev"
     print(f"set {arguments.set}, {SETTING}, DVR-Scan starts in {start_s:.2f} s of CPU")
@@ -304,14 +328,17 @@ def main() -> None:
     if "busy" in arguments.only:
         part("busy", real_clips([{"path": one, "moves": [], "quiet": []} for one in BUSY]), ways)
     if "real" in arguments.only:
-        part("real", real_clips([mark for mark in marks if mark["use"] in use]), ways)
+        part("real", real_clips([mark for mark in first_pass if mark["use"] in use]), ways, arguments.pictures)
+    if "second" in arguments.only:
+        part("real, second pass", second_pass(), ways, arguments.pictures)
     if "truth" in arguments.only:
-        part("truth", world_clips(motion_world.truth(seed, 4 if is_dev else 10), arguments.cache), ways)
+        part("truth", world_clips(motion_world.truth(seed, 4 if is_dev else 10), arguments.cache), ways, arguments.pictures)
     if "day" in arguments.only:
         part(
             "day",
             world_clips(motion_world.day(seed, hours=6 if is_dev else arguments.hours)[: arguments.first], arguments.cache),
             ways,
+            arguments.pictures,
         )
 
 
