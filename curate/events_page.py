@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from curate import thumbnails
 from curate.events import Events
 from curate.layers import Layer
-from curate.thumbnails import Thumbnail, thumbnails
+from curate.thumbnails import Frame, Thumbnail
 from infra import page, views
 from infra.catalog import Catalog
-from infra.decoder import DecoderPool
 from infra.page import Box, Markup
 
 MOST: Final = 200
 PIECES: Final = 4  # files of one event that are named
 DAYS: Final = 62  # days in the calendar of a camera
-_CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px")
 _WIDTH_PX: Final = 180
 
 Row = Mapping[str, Any]
@@ -38,10 +38,12 @@ def render(catalog: Catalog, layer: Layer, found: Events, *, where: str = "", mo
         where: the expression that chose among it.
         most: events listed.
     """
-    events = by_event(found.rows)
+    zones = views.clips_view(catalog).select("clip_id", pl.col("time_zone").fill_null("UTC")).collect()
+    found_rows = found.rows.join(zones, on="clip_id", how="left", maintain_order="left")
+    events = by_event(found_rows)
     shown = sorted(sorted(events, key=lambda rows: -_peak(rows))[:most], key=events.index)
-    pictures = _pictures(catalog, [_best(rows) for rows in shown])
-    boxes = _boxes(catalog, layer, [_best(rows) for rows in shown])
+    frames = [frame for frame in map(_frame, shown) if frame[1] is not None]
+    pictures, boxes = thumbnails.pictures(catalog, frames), _boxes(catalog, layer, frames)
     totals = found.cameras.select(pl.sum("footage_s", "on_s", "unknown_s")).row(0, named=True)
     facts = {
         "events": f"{len(events):,}", "in events": length(totals["on_s"]), "of footage": length(totals["footage_s"]),
@@ -50,10 +52,10 @@ def render(catalog: Catalog, layer: Layer, found: Events, *, where: str = "", mo
     left_out = f"<p>The {most} with the highest peaks of {len(events):,} events; the others are in --csv.</p>" * (
         len(events) > most
     )
-    columns = ["", "when (UTC)", "where", "length", "peak", "event"]
+    columns = ["", f"when ({_zones(found_rows)})", "where", "length", "peak", "event"]
     rows = [_listed(rows, pictures.get(_frame(rows)), boxes.get(_frame(rows), [])) for rows in shown]
     chosen = f"<p>Only where <code>{page.text(where)}</code>.</p>" if where else ""
-    spread = [_calendar(str(key[0]), part) for key, part in found.rows.partition_by("camera_id", as_dict=True).items()]
+    spread = [_calendar(str(key[0]), part) for key, part in found_rows.partition_by("camera_id", as_dict=True).items()]
     body = [page.facts(facts), chosen, _cameras(found.cameras), *spread, "<h2>Events</h2>", left_out, page.table(columns, rows)]
     return page.page(f"Events: {layer.name}", body, lead=describe(layer))
 
@@ -90,10 +92,18 @@ def length(seconds: float) -> str:
 
 def utc(at_ns: int | None) -> str | None:
     """Return a UTC time as ISO 8601 with milliseconds; None when it is unknown."""
-    if at_ns is None:
-        return None
+    return None if at_ns is None else f"{local(at_ns, 'UTC')}Z"
+
+
+def local(at_ns: int, time_zone: str) -> str:
+    """Return a UTC time as the digits of a zone's clocks, such as `2026-01-09T10:00:00.001`."""
     seconds, rest = divmod(at_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03}Z"
+    return f"{datetime.fromtimestamp(seconds, ZoneInfo(time_zone)):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03}"
+
+
+def _zones(rows: pl.DataFrame) -> str:
+    """Return the zones in which times are shown; without any time UTC's."""
+    return ", ".join(rows.filter(pl.col("start_utc_ns").is_not_null())["time_zone"].unique().sort()) or "UTC"
 
 
 def _peak(rows: Sequence[Row]) -> float:
@@ -112,9 +122,9 @@ def _frame(rows: Sequence[Row]) -> tuple[str, int]:
 def _listed(rows: Sequence[Row], picture: Thumbnail | None, boxes: Sequence[Box]) -> list[object]:
     """Return the cells of one event."""
     first, last = rows[0], rows[-1]
-    begins, ends = utc(first["start_utc_ns"]), utc(last["end_utc_ns"])
-    day = "time unknown" if begins is None else begins[:10]
-    times = "" if begins is None or ends is None else f"{begins[11:-1]} to {ends[11:-1]}"
+    begins_ns, ends_ns, zone = first["start_utc_ns"], last["end_utc_ns"], first["time_zone"]
+    day = "time unknown" if begins_ns is None else local(begins_ns, zone)[:10]
+    times = "" if None in (begins_ns, ends_ns) else f"{local(begins_ns, zone)[11:]} to {local(ends_ns, zone)[11:]} {zone}"
     doubts = ["may have begun earlier"] * (not first["start_known"]) + ["may have gone on"] * (not last["end_known"])
     when = [_cell(day, times), _cell("", ", ".join(doubts))]
     shown_rows = rows if len(rows) <= PIECES else [*rows[: PIECES - 1], rows[-1]]
@@ -125,10 +135,7 @@ def _listed(rows: Sequence[Row], picture: Thumbnail | None, boxes: Sequence[Box]
     unknown = sum(row["unknown_s"] for row in rows)
     shown = Markup('<span class="soft">no picture: the clip is gone or cannot be decoded</span>')
     if picture is not None:
-        scaled = [Box(x1=b.x1 * picture.scale, y1=b.y1 * picture.scale, x2=b.x2 * picture.scale, y2=b.y2 * picture.scale,
-                      name=b.name) for b in boxes]  # fmt: skip
-        drawn = page.picture(picture.jpeg, picture.width_px, picture.height_px, first["camera_id"], scaled)
-        shown = Markup(f'<div style="width:{_WIDTH_PX}px">{drawn}</div>')
+        shown = Markup(f'<div style="width:{_WIDTH_PX}px">{picture.drawn(first["camera_id"], boxes)}</div>')
     held = _cell(length(seconds), f"{unknown:.1f} s of it unknown" if unknown >= 0.05 else "")
     return [
         shown,
@@ -160,10 +167,15 @@ def _cameras(cameras: pl.DataFrame) -> str:
 
 
 def _calendar(camera_id: str, rows: pl.DataFrame) -> str:
-    """Return days (down) by hours of UTC (across): the darker, the more of the hour lies in events; nothing without times."""
+    """Return days (down) by hours of the camera's zone (across): the darker, the more of the hour lies in events.
+
+    Nothing without times. An event that a change of the clocks falls into stands as by the clocks of its beginning.
+    """
     hour_ns = 3_600_000_000_000
     held: dict[tuple[int, int], int] = {}  # (day, hour) -> ns in events
-    for start, end in rows.select("start_utc_ns", "end_utc_ns").drop_nulls().iter_rows():
+    for start_ns, end_ns, zone in rows.select("start_utc_ns", "end_utc_ns", "time_zone").drop_nulls().iter_rows():
+        ahead_ns = _ahead_ns(start_ns, zone)
+        start, end = start_ns + ahead_ns, end_ns + ahead_ns
         for hour in range(start // hour_ns, -(-end // hour_ns)):
             held[divmod(hour, 24)] = held.get(divmod(hour, 24), 0) + min(end, (hour + 1) * hour_ns) - max(start, hour * hour_ns)
     days = sorted({day for day, _ in held})[-DAYS:]
@@ -187,34 +199,20 @@ def _calendar(camera_id: str, rows: pl.DataFrame) -> str:
             )
     width, height = left + 24 * cell, top + 14 * len(days)
     svg = f'<svg viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px" role="img">{"".join(parts)}</svg>'
-    return f'<div class="card"><h3>{page.text(camera_id)}: days with events, by hour (UTC)</h3>{svg}</div>'
+    return (
+        f'<div class="card"><h3>{page.text(camera_id)}: days with events, by hour ({page.text(_zones(rows))})</h3>{svg}</div>'
+    )
 
 
-def _pictures(catalog: Catalog, wanted: Sequence[Row]) -> dict[tuple[str, int], Thumbnail]:
-    by_clip: dict[str, list[int]] = {}
-    for row in wanted:
-        if row["peak_pts"] is not None:
-            by_clip.setdefault(row["clip_id"], []).append(row["peak_pts"])
-    clips = catalog.scan("clips", _CLIP).filter(pl.col("clip_id").is_in(list(by_clip))).collect()
-    made: dict[tuple[str, int], Thumbnail] = {}
-    with DecoderPool() as pool:
-        for clip in clips.sort("clip_id").iter_rows(named=True):
-            found = thumbnails(catalog.store, pool, clip, by_clip[clip["clip_id"]])
-            made |= {(clip["clip_id"], pts): picture for pts, picture in found.items()}
-    return made
+def _ahead_ns(at_ns: int, time_zone: str) -> int:
+    """Return by how much a zone's clocks are ahead of UTC at a time."""
+    ahead = datetime.fromtimestamp(at_ns // 1_000_000_000, ZoneInfo(time_zone)).utcoffset()
+    return 0 if ahead is None else round(ahead.total_seconds()) * 1_000_000_000
 
 
-def _boxes(catalog: Catalog, layer: Layer, wanted: Sequence[Row]) -> dict[tuple[str, int], list[Box]]:
+def _boxes(catalog: Catalog, layer: Layer, frames: Sequence[Frame]) -> dict[Frame, list[Box]]:
     """Return the detections of the layer's class on the shown frames, those that reach `off`."""
-    frames = {(row["clip_id"], row["peak_pts"]) for row in wanted}
     if layer.is_motion or layer.is_expression or not frames:
         return {}
-    clip_ids = sorted({clip_id for clip_id, _ in frames})
-    found = views.detections(catalog).filter(
-        pl.col("clip_id").is_in(clip_ids), pl.col("class_name") == layer.name, pl.col("score") >= layer.off
-    )
-    made: dict[tuple[str, int], list[Box]] = {}
-    for row in found.collect().iter_rows(named=True):
-        box = Box(x1=row["x1"], y1=row["y1"], x2=row["x2"], y2=row["y2"], name=f"{row['score']:.0%}")
-        made.setdefault((row["clip_id"], row["pts"]), []).append(box)
-    return {frame: boxes for frame, boxes in made.items() if frame in frames}
+    which = (pl.col("class_name") == layer.name) & (pl.col("score") >= layer.off)
+    return thumbnails.boxes(catalog, frames, which, lambda row: f"{row['score']:.0%}")

@@ -8,27 +8,24 @@ of (clip_id, pts), not chosen: the same store shows the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
-from curate import losses
+from curate import losses, thumbnails
 from curate.collect import Tally
 from curate.funnel import Stage, funnel
 from curate.layers import MOTION, ON
-from curate.query import TIME, Footage
+from curate.query import Footage
 from curate.run import Result
-from curate.thumbnails import Thumbnail, thumbnails
 from infra import durable, keys, page, views
 from infra.clock import Clock
-from infra.decoder import DecoderPool
-from infra.page import Box, Markup
+from infra.page import Markup
 
 EXAMPLES: Final = 6  # of each kind
 CAMERAS: Final = 60  # with more, a table of each camera would be the page
-_CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px", "camera_id")
 _DRAWN_FROM: Final = 20_000  # kept frames of a kind among which examples are drawn
 
 
@@ -147,63 +144,33 @@ def _examples(footage: Footage) -> list[str]:
         "Moving, not looked at by a detector": moves & looked.is_null(),
         "Still": ~moves,
     }
+    drawn = {title: _drawn(frames.filter(condition)) for title, condition in kinds.items()}
+    shown = [frame for rows in drawn.values() for frame in rows.select("clip_id", "pts").iter_rows()]
+    pictures = thumbnails.pictures(footage.catalog, shown)
+    boxes = thumbnails.boxes(
+        footage.catalog, shown, pl.col("score") >= views.MIN_SCORE, lambda row: f"{row['class_name']} {row['score']:.2f}"
+    )
     body = ["<h2>Examples</h2><p class='soft'>Drawn by a hash of clip and frame, not chosen.</p>"]
-    with DecoderPool() as pool:
-        for title, condition in kinds.items():
-            drawn = _drawn(frames.filter(condition))
-            if drawn.height:
-                body.append(f"<h3>{page.text(title)}</h3>{page.tiles(_tiles(footage, drawn, pool))}")
+    for title, rows in drawn.items():
+        tiles = []
+        for row in rows.iter_rows(named=True):
+            frame = row["clip_id"], row["pts"]
+            if frame in pictures:
+                tiles.append(pictures[frame].drawn(_title(row), boxes.get(frame, [])))
+        if rows.height:
+            body.append(f"<h3>{page.text(title)}</h3>{page.tiles(tiles)}")
     return body
 
 
 def _drawn(frames: pl.LazyFrame) -> pl.DataFrame:
-    rows = frames.select("clip_id", "pts", "pts_s", "motion_score", TIME).head(_DRAWN_FROM).collect()
+    rows = frames.select("clip_id", "camera_id", "pts", "pts_s", "motion_score").head(_DRAWN_FROM).collect()
     turns = [keys.derived_id("example", clip_id, pts) for clip_id, pts in rows.select("clip_id", "pts").iter_rows()]
     return rows.with_columns(turn=pl.Series(turns, dtype=pl.String)).sort("turn").head(EXAMPLES)
 
 
-def _tiles(footage: Footage, drawn: pl.DataFrame, pool: DecoderPool) -> list[str]:
-    clip_ids = drawn["clip_id"].unique().to_list()
-    columns = ["clip_id", "pts", "class_name", "score", "x1", "y1", "x2", "y2"]
-    clips = footage.catalog.scan("clips", list(_CLIP)).filter(pl.col("clip_id").is_in(clip_ids)).collect()
-    by_id = {row["clip_id"]: row for row in clips.iter_rows(named=True)}
-    counting = views.detections(footage.catalog).select(columns)
-    boxes = counting.filter(pl.col("clip_id").is_in(clip_ids), pl.col("score") >= 0.25).collect()
-    pictures = {
-        clip_id: thumbnails(
-            footage.catalog.store, pool, by_id[clip_id], drawn.filter(pl.col("clip_id") == clip_id)["pts"].to_list()
-        )
-        for clip_id in clip_ids
-    }
-    made = []
-    for row in drawn.iter_rows(named=True):
-        picture = pictures[row["clip_id"]].get(row["pts"])
-        if picture is not None:
-            mine = boxes.filter(pl.col("clip_id") == row["clip_id"], pl.col("pts") == row["pts"])
-            made.append(_tile(picture, by_id[row["clip_id"]], row, mine))
-    return made
-
-
-def _tile(picture: Thumbnail, clip: dict[str, Any], row: dict[str, Any], boxes: pl.DataFrame) -> str:
-    scale = picture.scale
-    drawn = [
-        Box(
-            x1=b["x1"] * scale,
-            y1=b["y1"] * scale,
-            x2=b["x2"] * scale,
-            y2=b["y2"] * scale,
-            name=f"{b['class_name']} {b['score']:.2f}",
-        )
-        for b in boxes.iter_rows(named=True)
-    ]
+def _title(row: Mapping[str, Any]) -> str:
     score = "" if row["motion_score"] is None else f", motion {row['motion_score']:.3f}"
-    return page.picture(
-        picture.jpeg,
-        picture.width_px,
-        picture.height_px,
-        f"{clip['camera_id']}, clip {clip['clip_id'][:8]} at {row['pts_s']:.1f} s{score}",
-        drawn,
-    )
+    return f"{row['camera_id']}, clip {row['clip_id'][:8]} at {row['pts_s']:.1f} s{score}"
 
 
 def _failures(tally: Tally) -> str:

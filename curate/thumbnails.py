@@ -1,20 +1,31 @@
-"""Small pictures of frames for pages: decoded in a child with limits, as every untrusted clip, and encoded as JPEG here."""
+"""Small pictures of frames for pages, and what was detected on them: decoded in a child with limits, as every untrusted clip,
+and encoded as JPEG here. A page asks for `pictures` and `boxes` of its frames, and puts both together with `Thumbnail.drawn`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from infra import video
+import polars as pl
+
+from infra import page, video, views
+from infra.catalog import Catalog
 from infra.decoder import DecoderPool
 from infra.errors import MediaError, ObjectMissing
+from infra.page import Box
 from infra.records import Index
 from infra.store import Store
 
 SIDE_PX: Final = 320
 QUALITY: Final = 80
+_CLIP: Final = ("clip_id", "key", "index", "width_px", "height_px")
+_BOX: Final = ("clip_id", "pts", "class_name", "score", "x1", "y1", "x2", "y2")
+
+Frame = tuple[str, int]
+"""(clip_id, pts)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,47 @@ class Thumbnail:
     width_px: int
     height_px: int
     scale: float
+
+    def drawn(self, title: str, boxes: Iterable[Box] = ()) -> str:
+        """Return it for a page, with boxes that are given in pixels of the stored picture."""
+        by = self.scale
+        scaled = [Box(x1=b.x1 * by, y1=b.y1 * by, x2=b.x2 * by, y2=b.y2 * by, name=b.name) for b in boxes]
+        return page.picture(self.jpeg, self.width_px, self.height_px, title, scaled)
+
+
+def pictures(catalog: Catalog, frames: Iterable[Frame]) -> dict[Frame, Thumbnail]:
+    """Return the pictures of frames, without those whose clip is gone or cannot be decoded; each clip is decoded once."""
+    by_clip: dict[str, list[int]] = {}
+    for clip_id, pts in frames:
+        by_clip.setdefault(clip_id, []).append(pts)
+    clips = catalog.scan("clips", _CLIP).filter(pl.col("clip_id").is_in(list(by_clip))).collect()
+    made: dict[Frame, Thumbnail] = {}
+    with DecoderPool() as pool:
+        for clip in clips.sort("clip_id").iter_rows(named=True):
+            found = thumbnails(catalog.store, pool, clip, by_clip[clip["clip_id"]])
+            made |= {(clip["clip_id"], pts): picture for pts, picture in found.items()}
+    return made
+
+
+def boxes(
+    catalog: Catalog, frames: Collection[Frame], which: pl.Expr, name: Callable[[Mapping[str, Any]], str]
+) -> dict[Frame, list[Box]]:
+    """Return the detections on frames that count (`views.detections`), in pixels of the stored picture.
+
+    Args:
+        catalog: where they are.
+        frames: of interest.
+        which: a condition over columns of `detections`.
+        name: what a row of it is called on the page.
+    """
+    wanted, made = set(frames), dict[Frame, list[Box]]()
+    clip_ids = sorted({clip_id for clip_id, _ in wanted})
+    found = views.detections(catalog).filter(pl.col("clip_id").is_in(clip_ids), which).select(_BOX).collect()
+    for row in found.iter_rows(named=True):
+        if (frame := (row["clip_id"], row["pts"])) in wanted:
+            box = Box(x1=row["x1"], y1=row["y1"], x2=row["x2"], y2=row["y2"], name=name(row))
+            made.setdefault(frame, []).append(box)
+    return made
 
 
 def small(path: Path, *, index: Index, pts: Sequence[int], size_px: tuple[int, int]) -> Iterator[dict[str, Any]]:

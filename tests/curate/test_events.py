@@ -392,6 +392,20 @@ def test_a_page_shows_words_of_others_as_text(catalog: Catalog) -> None:
     assert "2026-01-09 09h: 12.0 s in events" in html and "no picture" in html
 
 
+def test_times_on_the_page_are_the_cameras(catalog: Catalog) -> None:
+    """Of a camera with a time zone the page shows that zone's clocks, with its name, in the list and by hour; else UTC."""
+    start_ns = DAY_NS + 14 * 3_600 * 10**9
+    clips = [clip_row(name, 20, camera_id=name, recording_id=name, start_ns=start_ns) for name in ("mumbai", "none")]
+    put(catalog, clips, [gop(clip, 0, 0, [MOVES] * 20, 20) for clip in clips])
+    camera = {"camera_id": "mumbai", "camera_number": 1, "valid_from_ns": 0, "created_ns": 1, "attributes": "{}"}
+    catalog.append("cameras", [camera | {"time_zone": "Asia/Kolkata"}])
+    html = events_page.render(catalog, layers.layer("motion"), found(catalog))
+    assert "when (Asia/Kolkata, UTC)" in html
+    assert "04:30:00.000 to 04:30:02.000 Asia/Kolkata" in html and "23:00:00.000 to 23:00:02.000 UTC" in html
+    assert "2026-01-10 04h: 2.0 s in events" in html and "2026-01-09 23h: 2.0 s in events" in html
+    assert "mumbai: days with events, by hour (Asia/Kolkata)" in html and "none: days with events, by hour (UTC)" in html
+
+
 def test_lengths_and_times_for_people() -> None:
     """Seconds, minutes, hours; UTC to the millisecond, also before 1970."""
     assert [events_page.length(s) for s in (0.04, 59.94, 185, 90_000)] == ["0.0 s", "59.9 s", "3:05 min", "25:00:00 h"]

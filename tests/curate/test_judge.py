@@ -66,7 +66,7 @@ def test_a_layer_of_a_class_is_what_the_judge_says(catalog: Catalog, add_clip: A
     assert found.rows["peak"].to_list() == [pytest.approx(0.6)]
     with pytest.raises(QueryError, match="no detection of class 'car'"):
         events.find(catalog, layers.layer("car"))
-    shown = events_page._boxes(catalog, person, [{"clip_id": clip_id, "peak_pts": pts} for pts in (5, 10)])
+    shown = events_page._boxes(catalog, person, [(clip_id, pts) for pts in (5, 10)])
     assert {frame: [box.name for box in boxes] for frame, boxes in shown.items()} == {(clip_id, 10): ["60%"]}
 
 
@@ -86,8 +86,8 @@ def curated(tmp_path: Path, catalog: Catalog, add_clip: AddClip, make_detector: 
 def test_the_page_of_a_run_shows_the_boxes_that_count(curated: Footage) -> None:
     """Each picture has the judge's person and bird, no car, and no second person."""
     drawn = run_page._drawn(curated.frames.where("n_person > 0").lazy())
-    with run_page.DecoderPool() as pool:
-        pictures = run_page._tiles(curated, drawn, pool)
-    assert len(pictures) == drawn.height == 4
-    assert all(tile.count("person 0.") == 1 and "bird 0." in tile and "car 0." not in tile for tile in pictures)
+    _, kept, *others = run_page._examples(curated)
+    assert "Kept: a person was found" in kept and kept.count("<image ") == drawn.height == 4
+    for shown in (kept, *others):
+        assert shown.count("person 0.") == shown.count("bird 0.") == shown.count("<image ") > 0 and "car 0." not in shown
     assert curated.catalog.scan("detections").filter(pl.col("class_name") == "car").collect().height == 4
