@@ -23,7 +23,8 @@ BACKGROUND_S = 2.0  # time constant of the background: what stands still for som
 RESTART_SHARE = 0.6  # more than this at once is a switched lamp or another scene, not things that move
 MOST_GAIN = 3.0  # contrast may be adapted by this factor up or down
 
-VERSION_2 = 1  # of `largest_shares`: raised with every change of what it gives
+VERSION_2 = 2  # of `largest_shares`: raised with every change of what it gives
+LOOK_S = 0.09  # of one stretch, pictures at least so far apart are scored: what moves for less than that is not looked for
 LEAST_FRAMES = 3
 MEDIAN_FRAMES = 15
 JUMP_LEVELS = 6  # grey levels by which
@@ -92,6 +93,23 @@ def _quartiles(luma: Luma) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
+class Pace:
+    """Says which pictures of a stretch are scored: the first, and each at least `LOOK_S` after the last one that was.
+
+    A camera of up to 11 frames a second is scored whole, one of 15 every second picture, one of 25 or 30 every third. The
+    others have the score of the picture before them that was scored.
+    """
+
+    def __init__(self) -> None:
+        self._last_s = -math.inf
+
+    def is_due(self, time_s: float) -> bool:
+        """Say whether a picture is scored; feed times in order."""
+        is_due = time_s - self._last_s >= LOOK_S
+        self._last_s = time_s if is_due else self._last_s
+        return is_due
+
+
 def largest_shares(luma: Luma, counts: NDArray[np.bool_] | None = None) -> list[float | None]:
     """Return, per picture of a stretch, the share of the picture that the largest moving thing covers: score version 2.
 
@@ -144,7 +162,7 @@ def _part_shares(luma: Luma, change: NDArray[np.int16], open_: NDArray[np.bool_]
     import cv2
 
     chosen = luma[np.unique(np.linspace(0, len(luma) - 1, MEDIAN_FRAMES).round().astype(int))]
-    middle = np.percentile(luma[:, open_][:, ::3], (25, 50, 75), axis=1).astype(np.float32)  # (3, T)
+    middle = _middles(luma, open_)
     usual = np.median(middle, axis=1)
     gain = np.clip((middle[2] - middle[0] + 2) / (usual[2] - usual[0] + 2), 1 / MOST_GAIN, MOST_GAIN)
     background = np.median(chosen, axis=0).astype(np.float32)
@@ -172,6 +190,14 @@ def _part_shares(luma: Luma, change: NDArray[np.int16], open_: NDArray[np.bool_]
     return scores
 
 
+def _middles(luma: Luma, open_: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the quartiles of each picture where it counts, every third pixel of it: float32 (3, T)."""
+    wanted = luma[:, ::3][:, open_[::3]]
+    counts = np.cumsum([np.bincount(picture, minlength=256) for picture in wanted], axis=1)
+    at = [[np.searchsorted(one, share * one[-1]) for one in counts] for share in (0.25, 0.5, 0.75)]
+    return np.array(at, np.float32)
+
+
 def _largest(differs: NDArray[np.bool_], picture: Luma, fine: NDArray[np.float32], size: int) -> float:
     """Return the share of the picture that the largest thing covers which is not just light on the same things.
 
@@ -186,13 +212,15 @@ def _largest(differs: NDArray[np.bool_], picture: Luma, fine: NDArray[np.float32
     solid = cv2.morphologyEx(differs.view(np.uint8), cv2.MORPH_OPEN, np.ones((SOLID_PX, SOLID_PX), np.uint8))
     if not solid.any():
         return 0.0
-    n, labels = cv2.connectedComponents(cv2.dilate(solid, np.ones((3, 3), np.uint8)), connectivity=8)
-    labels = labels * solid
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(solid, np.ones((3, 3), np.uint8)), connectivity=8)
+    labels *= solid
     areas = np.bincount(labels.ravel(), minlength=n)
     now = picture - cv2.blur(picture.astype(np.float32), FINE_PX)
     for label in sorted(range(1, n), key=lambda one: -areas[one])[:MOST_THINGS]:
-        thing = labels == label
-        if _likeness(now[thing], fine[thing]) <= SAME:
+        left, top, width, height = stats[label, :4]
+        box = np.s_[top : top + height, left : left + width]
+        thing = labels[box] == label
+        if _likeness(now[box][thing], fine[box][thing]) <= SAME:
             return min(1.0, float(areas[label]) / size)
     return 0.0
 

@@ -22,6 +22,7 @@ where there is none. In a sequential clip GOPs begin where the decoder says keyf
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import gate as gating
-from curate import motion, quality
+from curate import motion, quality, scene
 from infra import video
 from infra.errors import MediaError
 from infra.images import is_roll
@@ -68,7 +69,8 @@ def scan_clip(
 
     Yields:
         {"pts": int64 (n,), each of `MEASURES`: float64 (n,) with NaN for unknown, each of `sizes_px`: uint8 (n, S, S, 3)}
-        with n <= PART, in order (but under the gate); last {"gops": list of rows of that table without clip_id}.
+        with n <= PART, in order (but under the gate); last {"gops": list of rows of that table without clip_id}, with score 2
+        also "scene": the row of `scene.Look`, or None.
 
     Raises:
         MediaError: not a clip, damaged, or its pictures are not those that its packets promise.
@@ -124,10 +126,11 @@ class _Chunk:
 
     @property
     def is_full(self) -> bool:
+        """Say whether the next picture to be scored begins another chunk."""
         return len(self.pts) >= CHUNK_FRAMES or (bool(self.pts) and self.times_s[-1] - self.times_s[0] >= CHUNK_S)
 
     def flush(self) -> tuple[list[tuple[int, float | None]], list[Part]]:
-        """Return (pts and score of each picture, the kept frames with their scores), and begin anew."""
+        """Return (pts and score of each scored picture, the kept frames with theirs), and begin anew."""
         if not self.pts:
             return [], []
         if self._counts is None and self._masks:
@@ -135,9 +138,8 @@ class _Chunk:
             self._counts = ~covered(self._masks, (width, height))
         scores = motion.largest_shares(np.stack(self._luma), self._counts)
         scored = list(zip(self.pts, scores, strict=True))
-        by_pts = dict(scored)
         for frame in self.kept:
-            found = by_pts[frame["pts"]]
+            found = scores[bisect.bisect_right(self.pts, frame["pts"]) - 1]
             frame["motion_score"] = np.nan if found is None else found
         kept = self.kept
         self._luma, self.pts, self.times_s, self.kept = [], [], [], []
@@ -152,25 +154,25 @@ def _chosen(
         found = gating.stretches(gops.packets, float(gops.time_base))
         weights = _weights(gops, every_s)
         everything = gating.Gate(clip_id, [0.0] * len(found), gating.STRETCH_S, is_believed=False)
-        plan = gating.open_gate(clip_id, found, index) if gate == "packets" else everything
+        plan, look = gating.open_gate(clip_id, found, index) if gate == "packets" else everything, scene.Look()
         scores: dict[int, float | None] = {}
         waiting: list[tuple[int, Part]] = []
         held: list[Part] = []
         while (number := plan.next()) is not None:
             mine: list[tuple[int, float | None]] = []
-            for scored, kept in _looked(gops, found[number], weights, sizes_px, masks):
+            for scored, kept in _looked(gops, found[number], weights, sizes_px, masks, look):
                 mine += scored
                 waiting += [(number, frame) for frame in kept]
                 if plan.is_certain(number):  # then so is all that waits
                     held += _weighed(waiting, plan)
                     yield from _parts(held, PART)
-            scores.update(mine)
+            scores.update(_filled(_times(gops, found[number]), mine))
             plan.tell(number, gating.seen([score for _, score in mine], [pts * float(gops.time_base) for pts, _ in mine]))
             if plan.is_certain(number):
                 held += _weighed(waiting, plan)
                 yield from _parts(held, PART)
         yield from _parts(held, 1)
-        yield {"gops": _chosen_rows(gops, found, plan, scores)}
+        yield {"gops": _chosen_rows(gops, found, plan, scores), "scene": look.row()}
 
 
 def _weighed(waiting: list[tuple[int, Part]], plan: gating.Gate) -> list[Part]:
@@ -188,17 +190,37 @@ def _parts(held: list[Part], least: int) -> Iterator[Part]:
 
 
 def _looked(
-    gops: video.Gops, stretch: gating.Stretch, weights: Mapping[int, int], sizes_px: Mapping[str, int], masks: Sequence[Region]
+    gops: video.Gops, stretch: gating.Stretch, weights: Mapping[int, int], sizes_px: Mapping[str, int], masks: Sequence[Region],
+    look: scene.Look,
 ) -> Iterator[tuple[list[tuple[int, float | None]], list[Part]]]:
     """Decode one stretch; yield pts and scores, and the kept frames with p_keep by the grid alone."""
-    chunk = _Chunk(masks)
-    for picture in gops.pictures(stretch.first, stretch.end):
-        if chunk.is_full:
-            yield chunk.flush()
-        chunk.add(picture)
+    chunk, pace = _Chunk(masks), motion.Pace()
+    all_pts = _times(gops, stretch)
+    tick_s = float(gops.time_base)
+    due = {pts for pts in all_pts if pace.is_due(pts * tick_s)}
+    needed = due.union(pts for pts in all_pts if pts in weights) | look.needed(all_pts, weights)
+    for picture in gops.pictures(stretch.first, stretch.end, needed):
+        look.see(picture, picture.pts in weights)
+        if picture.pts in due:
+            if chunk.is_full:
+                yield chunk.flush()
+            chunk.add(picture)
         if picture.pts in weights:
             chunk.kept.append({**_kept(picture, None, sizes_px), "p_keep": 1 / weights[picture.pts]})
     yield chunk.flush()
+
+
+def _times(gops: video.Gops, stretch: gating.Stretch) -> list[int]:
+    """Return the pts of a stretch, in order."""
+    return sorted(packet.pts for gop in gops.packets[stretch.first : stretch.end] for packet in gop if packet.pts is not None)
+
+
+def _filled(all_pts: Sequence[int], scored: Sequence[tuple[int, float | None]]) -> dict[int, float | None]:
+    """Return pts -> score; a picture that was not scored has that of the last one before it that was."""
+    known, score, made = dict(scored), None, dict[int, float | None]()
+    for pts in all_pts:
+        made[pts] = score = known.get(pts, score)
+    return made
 
 
 def _streamed(
@@ -206,24 +228,31 @@ def _streamed(
 ) -> Iterator[Part]:
     """Scan a clip whose packets say nothing, from its start to its end; all of it is decoded."""
     gops = _packet_gops(path) if index == "packets" else []
-    chunk, grid, last = _Chunk(masks), None, Part()
+    chunk, pace, grid, last, look = _Chunk(masks), motion.Pace(), None, Part(), scene.Look()
     seen: list[tuple[int, float | None]] = []
+    all_pts: list[int] = []
     held: list[Part] = []
     for picture in video.pictures(path, index=index):
         grid = grid or video.Grid(every_s, picture.time_base)
         is_key = bool(picture.frame.key_frame)
         time_s = float(picture.pts * picture.time_base)
-        if chunk.is_full or (is_key and chunk.pts and time_s - chunk.times_s[0] >= gating.STRETCH_S):
-            scored, kept = chunk.flush()
-            seen += scored
-            held += kept
-            yield from _parts(held, PART + 1)  # the last one still counts the frames after it
-        chunk.add(picture)
+        begins = is_key and bool(chunk.pts) and time_s - chunk.times_s[0] >= gating.STRETCH_S
+        pace = motion.Pace() if begins else pace
+        if pace.is_due(time_s):
+            if chunk.is_full or begins:
+                scored, kept = chunk.flush()
+                seen += scored
+                held += kept
+                yield from _parts(held, PART + 1)  # the last one still counts the frames after it
+            chunk.add(picture)
+        all_pts.append(picture.pts)
         if index == "sequential" and (not gops or is_key):
             gops.append({"pts": [], "n_bytes": None, "packet_score": None})
         if index == "sequential":
             gops[-1]["pts"].append(picture.pts)
-        if grid.is_due(picture.pts):
+        is_kept = grid.is_due(picture.pts)
+        look.see(picture, is_kept)
+        if is_kept:
             last = {**_kept(picture, None, sizes_px), "p_keep": 1.0}
             chunk.kept.append(last)
         else:
@@ -232,7 +261,7 @@ def _streamed(
     seen += scored
     held += kept
     yield from _parts(held, 1)
-    yield {"gops": _gop_rows(path, gops, seen)}
+    yield {"gops": _gop_rows(path, gops, list(_filled(all_pts, seen).items())), "scene": look.row()}
 
 
 def _weights(gops: video.Gops, every_s: float) -> dict[int, int]:

@@ -6,12 +6,13 @@
 
 For clips with `index="packets"` that are streams, not images. One file handle and one decoder serve all calls, so that a
 look at a GOP costs a seek and its frames. Where a keyframe has pictures before it that need the GOP before (an open GOP),
-that one is decoded too, and thrown away.
+that one is decoded too, and thrown away. Pictures that nobody asks for and that no other picture is made from (B-frames, as
+a rule) need not be decoded: `needed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -52,8 +53,13 @@ class Gops:
                 self.packets.append([])
             self.packets[-1].append(packet)
 
-    def pictures(self, first: int, end: int) -> Iterator[Picture]:
+    def pictures(self, first: int, end: int, needed: Container[int] | None = None) -> Iterator[Picture]:
         """Yield the pictures of the GOPs [first, end) in presentation order.
+
+        Args:
+            first: GOP.
+            end: GOP, no longer wanted.
+            needed: pts that somebody looks at; others may be left out where the decoder can do without. None: all.
 
         Raises:
             MediaError: damaged, or its packets do not give the pictures that they promise.
@@ -61,7 +67,7 @@ class Gops:
         wanted = {packet.pts for gop in self.packets[first:end] for packet in gop}
         given: set[int | None] = set()
         size = None
-        for frame in self._decoded(first - 1 if first and self._is_open(first) else first, end):
+        for frame in self._decoded(first - 1 if first and self._is_open(first) else first, end, needed):
             if frame.pts not in wanted:
                 continue
             picture = Picture(frame.pts, self.time_base, frame, rotation_deg(frame, self._path), self._converter)
@@ -70,7 +76,8 @@ class Gops:
             size = picture.size_px
             given.add(frame.pts)
             yield picture
-        if given != wanted:
+        missing = {pts for pts in wanted - given if needed is None or pts in needed}
+        if missing:
             raise MediaError(
                 f"{self._path.name}: {len(wanted)} packets gave {len(given)} pictures (GOPs {first} to {end - 1}): "
                 "the clip is damaged, or register it again so that it is read sequentially"
@@ -80,10 +87,11 @@ class Gops:
         key, *others = self.packets[gop]
         return any(packet.pts is not None and key.pts is not None and packet.pts < key.pts for packet in others)
 
-    def _decoded(self, first: int, end: int) -> Iterator[Any]:
+    def _decoded(self, first: int, end: int, needed: Container[int] | None) -> Iterator[Any]:
         """Yield the av.VideoFrames that the packets of the GOPs [first, end) give."""
         context, n_left = self._stream.codec_context, sum(map(len, self.packets[first:end]))
         for packet in self._from(self.packets[first][0]):
+            context.skip_frame = "DEFAULT" if needed is None or packet.pts in needed else "NONREF"
             yield from context.decode(packet)
             n_left -= 1
             if not n_left:
