@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra import durable
 from infra.errors import UsageError
+from infra.words import duration
 
 if TYPE_CHECKING:
     from curate.coverage import Coverage
@@ -108,7 +109,7 @@ def find(
         store=footage.catalog.store.url, sheet_name=sheet_name, sheet=sheet, coverage=found, quality=quality,
         calibration=tag_quality.calibrate(rows, sheet), tags=tags, bills=bills, spent=costs.spent(footage.catalog, machine_usd),
         wishes=coverage.wishes(found, clip_s=clip_s), difference=difference, slices=slices_text(sheet),
-        vault=str(footage.vault_state()), unusual=usual.notes(usual.by_day(footage)),
+        vault=str(footage.vault_state()), unusual=usual.unlike(footage),
     )  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def slices_text(sheet: Sheet) -> str:
 
 
 def _say(context: Context, findings: Findings) -> None:
-    from curate.coverage_page import duration, percent
+    from curate.coverage_page import percent
 
     out, coverage = context.out, findings.coverage
     out.line(f"{coverage.n_frames:,} frames stand for {duration(coverage.footage_s)} of footage   ({findings.vault})")

@@ -16,6 +16,7 @@ from curate.share_interval import Share
 from curate.tag_quality import GOOD, USABLE, Calibration, TagQuality, floors_text
 from infra import page
 from infra.page import Markup, text
+from infra.words import duration
 
 _LOOKS = {
     "believed": "passed", "as expected": "passed", "not to be used": "failed", "missing": "failed", "more": "unknown",
@@ -54,16 +55,6 @@ def html(findings: Findings) -> str:
     return page.page(
         "Coverage", body, lead=f"{findings.store}, by {findings.sheet_name}: what was expected, and what is there."
     )
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds in words: 45 s, 12 min, 3.5 h, 12 days."""
-    if seconds is None:
-        return "-"
-    for least, unit, name in ((172_800, 86_400, "days"), (7200, 3600, "h"), (120, 60, "min")):
-        if seconds >= least:
-            return f"{seconds / unit:,.1f} {name}"
-    return f"{seconds:.0f} s"
 
 
 def pill(name: str) -> Markup:
@@ -278,7 +269,8 @@ def _unusual(findings: Findings) -> list[str]:
         return []
     lead = (
         "<p>Days on which a camera's picture differs from the same camera's other days at the same hours. Worth a look; "
-        "the limits are judgement. A camera that was only turned does not show here.</p>"
+        "the limits are judgement. Moved, covered, dirt, cast, noise and flicker from picture to picture are known of clips "
+        "scanned with <code>--motion 2</code>.</p>"
     )
     return ["<h2>Cameras unlike themselves</h2>", lead, page.table(["camera", "day, UTC", "what"], findings.unusual)]
 

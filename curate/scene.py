@@ -42,7 +42,7 @@ LEAST_LIT: Final = 0.1  # of the picture
 FOLLOWING: Final = 3  # pictures after a kept one
 FOLLOWING_S: Final = 0.5  # the longest time that they may take
 DARK_LUMA: Final = 16.0  # added before light is compared, so that black does not flicker
-EDGE_LEVELS: Final = 2.0  # grey levels per pixel of the outline from which a gradient is an edge more than not
+EDGE_LEVELS: Final = 3.0  # grey levels per pixel of the outline from which a gradient is an edge more than not
 FLAT_LEVELS: Final = 4.0  # standard deviation within a cell below which it has nothing to be sharp
 MOST_SHIFT: Final = 0.25  # of the longer side: how far a displacement is looked for
 
