@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -383,17 +383,18 @@ class Outbox:
 
 
 def read_gate(text: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
-    """Parse a gate file (TOML): `judged = "raw" | "smoothed"` and `[[slice]]` tables, each a `records.Slice`.
+    """Parse a gate file (TOML): `judged`, `[[slice]]` tables, each a `records.Slice`, and what holds for all that do not say.
 
     Raises:
-        UsageError: not TOML, an unknown key, or a slice without name or where.
+        UsageError: not TOML, or an unknown key.
     """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"gate file: {error}") from error
-    judged = document.pop("judged", "smoothed")
-    slices: Iterable[Mapping[str, Any]] = document.pop("slice", ())
+    judged, slices = document.pop("judged", "smoothed"), document.pop("slice", ())
+    shared: dict[str, Any] = {name: document.pop(name) for name in ("min_recall", "positive", "moving") if name in document}
     if document or judged not in ("raw", "smoothed"):
-        raise UsageError(f"gate file: unknown {sorted(document) or judged!r}; legal: judged = 'raw' | 'smoothed', [[slice]]")
-    return judged, tuple(slices)
+        legal = "judged = 'raw' | 'smoothed', min_recall, positive, moving, [[slice]]"
+        raise UsageError(f"gate file: unknown {sorted(document) or judged!r}; legal: {legal}")
+    return judged, tuple(shared | table if isinstance(table, dict) else table for table in slices)

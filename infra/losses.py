@@ -124,8 +124,8 @@ def of_gate(
     """
     columns = ["clip_id", "gop_index", "start_pts", "end_pts", "decoded", "motion", "p_keep"]
     rows = clips.select(*dict.fromkeys(["clip_id", "time_base_num", "time_base_den", *by]))
-    units = catalog.scan("gops", columns).join(gated(catalog), on="clip_id", how="semi").join(rows, on="clip_id")
-    units = units.sort("clip_id", "gop_index").collect()
+    found = catalog.scan("gops", columns).join(gated(catalog), on="clip_id", how="semi").join(rows, on="clip_id")
+    units = found.sort("clip_id", "gop_index").collect()
     if units.is_empty():
         return
     length_s = (pl.col("end_pts") - pl.col("start_pts")) * pl.col("time_base_num") / pl.col("time_base_den")

@@ -248,7 +248,11 @@ class Label:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """A named part of the data that is judged alone: a gate file is a list of these."""
+    """A named part of the data that is judged alone: a gate file is a list of these.
+
+    `min_recall`: share of its events that must have survived the filters before the footage. An event is a moving GOP for the
+    packet gate (`moving`, share of the picture), a frame that meets `positive` for a cascade; None: as `infra.losses` has them.
+    """
 
     name: str
     where: str
@@ -256,6 +260,9 @@ class Slice:
     threshold: float | None = None
     min_groups: int = 10
     judge: Literal["lower", "point"] = "lower"
+    min_recall: float | None = None
+    positive: str | None = None
+    moving: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,8 @@ def _release(arguments: argparse.Namespace, context: Context) -> int:
             ("root SHA-256", opened.root_sha256),
         ],
     )
+    for entry in releases.filtered(report):
+        out.line(entry["says"])
     out.line(f"devices trust it with: camloop run SOURCE --from {context.store.url} --root-sha256 {opened.root_sha256}")
     out.document(
         {"channel": made.channel, "sequence": made.sequence, "bundle_id": made.bundle_id, "report_id": made.report_id,

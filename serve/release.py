@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from infra import keys
 from infra.artefacts import Bundle, Report
@@ -126,8 +126,16 @@ def objection(bundle: Bundle, report: Report | None) -> str | None:
         return f"report {report.report_id[:12]} judges labels {list(report.labels)}, the bundle has {list(bundle.spec.labels)}"
     if report.verdict != "passed":
         slices = [f"{cell.slice} {cell.verdict}" for cell in report.cells if cell.verdict in ("failed", "unknown")]
-        return f"its gate says {report.verdict}" + (f" ({', '.join(slices)})" if slices else "; evaluate it with --gate")
+        said = f"its gate says {report.verdict}" + (f" ({', '.join(slices)})" if slices else "; evaluate it with --gate")
+        missed = [entry["says"] for entry in filtered(report) if entry["verdict"] in ("failed", "unknown")]
+        return "; ".join([said, *missed])
     return None
+
+
+def filtered(report: Report | None) -> list[Mapping[str, Any]]:
+    """Return what the report says of the filters before the footage it judged: one entry a question, with `says`."""
+    found: list[Mapping[str, Any]] = report.detail.get("filters", {}).get("slices", []) if report else []
+    return found
 
 
 def refusal(bundle: Bundle, against: str) -> Refused:

@@ -205,6 +205,8 @@ def _print_report(context: Context, report: Report, report_id: str) -> None:
     for cell in report.cells:
         if cell.verdict in ("failed", "unknown"):
             context.out.line(f"{cell.slice}: {cell.verdict}: {cell.why}")
+    for entry in report.detail.get("filters", {}).get("slices", ()):
+        context.out.line(entry["says"])
     for paired in report.detail["paired"]:
         over = ", ".join(paired["labels"]) or "all classes"
         bounds = "no interval" if paired["low"] is None else f"[{paired['low']:+.3f}, {paired['high']:+.3f}]"

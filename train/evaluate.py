@@ -3,6 +3,7 @@
     1. rows of the split -> their recordings, every clip of them        (footage)
     2. all frames -> the bundle, the bundle under load, the baseline     (stream)
     3. predictions that a row covers -> truth, group, slices             (stream, slices)
+       where filters stood before the footage: what survived them        (filters)
     4. confusion matrix per group -> figures with intervals -> verdicts  (metrics, slices)
     5. Report, predictions and figures into the store
 
@@ -26,7 +27,7 @@ from infra.catalog import Catalog
 from infra.clock import Clock, SystemClock
 from infra.errors import ArtefactError, UsageError
 from infra.records import Clip, Slice
-from train import metrics
+from train import filters, metrics
 from train.dataset import usable
 from train.footage import clips_of, in_order, read_clips
 from train.slices import judge, membership, read_slices, single_class
@@ -111,13 +112,16 @@ def evaluate(
     if frames.table.is_empty():
         raise ArtefactError(f"bundle {bundle.bundle_id}: no prediction falls into a row of {question.split!r}")
     members = membership(catalog, frames.table, slices)
+    survived = filters.survival(catalog, clips, slices)
     report = Report(
         bundle_id=bundle.bundle_id, model_name=bundle.spec.model_name, dataset=question.dataset,
         selection_id=question.selection.selection_id,
         group_by=question.selection.group_by or "",
         judged=output,
         seed=question.seed,
-        cells=tuple(_cell(s, frames, output, members[s.name], question.seed) for s in slices),
+        cells=tuple(
+            filters.asked(_cell(s, frames, output, members[s.name], question.seed), s, survived) for s in slices
+        ),
         labels=bundle.spec.labels,
         created_ns=(clock or SystemClock()).now_ns(),
         detail=_figures(frames, output, question.seed)
@@ -133,7 +137,8 @@ def evaluate(
             "reuse_count": reuse_count(catalog, evaluation_part(rows)),
             "history": list(history),
             "lineage": dict(bundle.spec.lineage),
-        },
+        }
+        | ({"filters": survived} if survived else {}),
     )  # fmt: skip
     return report, predictions
 
@@ -281,5 +286,3 @@ def keep(catalog: Catalog, report: Report, predictions: pl.DataFrame) -> str:
         )  # fmt: skip
         catalog.append("predictions", table.to_dicts())
     return report_id
-
-

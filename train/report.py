@@ -1,6 +1,6 @@
 """A Report as one self-contained page: verdicts first, then where they come from. Data in, HTML out.
 
-    page(report, report_id) -> str        (style and charts: infra/page.py; no script, no network)
+page(report, report_id) -> str        (style and charts: infra/page.py; no script, no network)
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def page(report: Report, report_id: str) -> str:
         f'<div class="card">{_slices(report)}</div>',
         '<p class="soft">Bar: 95 % interval over groups; dot: value; upright line: threshold. '
         "Frames of one group resemble each other, so groups are resampled, not frames.</p>",
+        *_filters(detail.get("filters", {})),
         *_notes(report),
         '<div class="row">',
         _confusion(report.labels, detail["confusion"]),
@@ -92,6 +93,33 @@ def _bounds(value: float | None, low: float | None, high: float | None, sign: st
     return Markup(f'<span style="white-space:nowrap"><b>{value:{sign}.3f}</b> <span class="soft">{bounds}</span></span>')
 
 
+def _filters(filters: Mapping[str, Any]) -> list[str]:
+    """Return what the filters before the footage lost, where there were any."""
+    if not filters:
+        return []
+    rows = [
+        (
+            ", ".join(entry["slices"]) if number == 0 else "",
+            row["filter"],
+            html.interval(row["recall"], row["low"], row["high"], None, "not gated"),
+            _bounds(row["recall"], row["low"], row["high"]),
+            f"{row['n_kept']:,} of {row['n_in']:,} {row['unit']}s",
+            f"{row['n_found']:,} of {row['n_looked']:,}",
+        )
+        for entry in filters["slices"]
+        for number, row in enumerate(entry["filters"])
+    ]
+    columns = ("slice", "filter", "0 to 1", "recall, interval", "let through", "found in dropped ones looked at")
+    says = "".join(f"<li>{html.text(entry['says'])}</li>" for entry in filters["slices"])
+    note = (
+        f"Footage of the judged cameras ({html.text(', '.join(filters['cameras']))}): {filters['n_clips']} clips, "
+        f"{filters['n_gated']} through the packet gate, {filters['n_cascaded']} through a cascade. What a filter dropped, "
+        "this model was never judged on."
+    )
+    table = html.table(columns, rows) if rows else ""
+    return ["<h2>What the filters left to be judged</h2>", f'<div class="card"><p>{note}</p>{table}<ul>{says}</ul></div>']
+
+
 def _notes(report: Report) -> list[str]:
     """Return why each verdict is what it is."""
     items = [f"<li><b>{html.text(c.slice)}</b> ({html.text(c.metric)}): {html.text(c.why)}</li>" for c in report.cells if c.why]
@@ -127,9 +155,7 @@ def _confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 
 def _curves(history: Sequence[Mapping[str, float | None]]) -> str:
     names = {"training loss": "train_loss", "val loss": "val_loss", "val acc.": "val_accuracy"}
-    series = {
-        title: [float(value) for row in history if (value := row.get(name)) is not None] for title, name in names.items()
-    }
+    series = {title: [float(value) for row in history if (value := row.get(name)) is not None] for title, name in names.items()}
     return html.curves("Training", {title: values for title, values in series.items() if values})
 
 

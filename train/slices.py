@@ -38,7 +38,8 @@ def read_slices(tables: Iterable[Mapping[str, Any]]) -> tuple[Slice, ...]:
     """Return the slices of a gate file's `[[slice]]` tables.
 
     Raises:
-        UsageError: a table has an unknown key or lacks name or where; no table; a name twice; an unknown `judge`.
+        UsageError: a table has an unknown key or lacks name or where; no table; a name twice; an unknown `judge`; a recall or
+            a share of the picture that is none.
     """
     found = []
     for table in tables:
@@ -46,12 +47,24 @@ def read_slices(tables: Iterable[Mapping[str, Any]]) -> tuple[Slice, ...]:
             found.append(Slice(**table))
         except TypeError as error:
             raise UsageError(
-                f"gate file: [[slice]] {dict(table)}: {error}; legal: name, where, metric, threshold, min_groups, judge"
+                f"gate file: [[slice]] {dict(table)}: {error}; "
+                "legal: name, where, metric, threshold, min_groups, judge, min_recall, positive, moving"
             ) from error
+        _check(found[-1])
     names = [(s.name, s.metric) for s in found]
     if not found or len(set(names)) != len(names) or any(s.judge not in ("lower", "point") for s in found):
         raise UsageError("gate file: give at least one [[slice]], each name and metric once, judge = 'lower' or 'point'")
     return tuple(found)
+
+
+def _check(s: Slice) -> None:
+    """Refuse what cannot be asked of the filters before the footage."""
+    for name in ("min_recall", "moving"):
+        value = getattr(s, name)
+        if value is not None and not (isinstance(value, int | float) and 0 < value <= 1):
+            raise UsageError(f"gate file: slice {s.name!r}: {name} = {value!r}; legal: a number above 0, at most 1")
+    if s.positive is not None and not isinstance(s.positive, str):
+        raise UsageError(f"gate file: slice {s.name!r}: positive = {s.positive!r}; legal: a where-expression in quotes")
 
 
 def membership(catalog: Catalog, predictions: pl.DataFrame, slices: Iterable[Slice]) -> dict[str, list[bool | None]]:
