@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from infra import keys
-from infra.artefacts import Bundle, Report, Selection, SelectionRow, Split, read_gate
+from infra.artefacts import Bundle, Report, ReportCell, Selection, SelectionRow, Split, read_gate
 from infra.catalog import Catalog
 from infra.clock import Clock, SystemClock
 from infra.errors import ArtefactError, UsageError
@@ -111,7 +111,6 @@ def evaluate(
     frames = _covered(predictions, bundle.spec.labels)
     if frames.table.is_empty():
         raise ArtefactError(f"bundle {bundle.bundle_id}: no prediction falls into a row of {question.split!r}")
-    members = membership(catalog, frames.table, slices)
     survived = filters.survival(catalog, clips, slices)
     report = Report(
         bundle_id=bundle.bundle_id, model_name=bundle.spec.model_name, dataset=question.dataset,
@@ -119,9 +118,7 @@ def evaluate(
         group_by=question.selection.group_by or "",
         judged=output,
         seed=question.seed,
-        cells=tuple(
-            filters.asked(_cell(s, frames, output, members[s.name], question.seed), s, survived) for s in slices
-        ),
+        cells=_cells(catalog, slices, frames, output, question.seed, survived),
         labels=bundle.spec.labels,
         created_ns=(clock or SystemClock()).now_ns(),
         detail=_figures(frames, output, question.seed)
@@ -177,8 +174,16 @@ def _covered(predictions: pl.DataFrame, labels: tuple[str, ...]) -> _Judged:
     return _Judged(table=table, truth=truth, labels=labels)
 
 
-def _cell(s: Slice, frames: _Judged, output: Output, members: Sequence[bool | None], seed: int) -> Any:
-    """Judge one slice."""
+def _cells(
+    catalog: Catalog, slices: Sequence[Slice], frames: _Judged, output: Output, seed: int, survived: Mapping[str, Any]
+) -> tuple[ReportCell, ...]:
+    """Judge every slice, by its figure and, where it asks for that, by what its filters lost."""
+    members = membership(catalog, frames.table, slices)
+    return tuple(filters.asked(_cell(s, frames, output, members[s.name], seed), s, survived) for s in slices)
+
+
+def _cell(s: Slice, frames: _Judged, output: Output, members: Sequence[bool | None], seed: int) -> ReportCell:
+    """Judge the figure of one slice."""
     keep = np.array([member is True for member in members], bool)
     counts = frames.counts(output, keep)
     rarest = [r for r in (single_class(counts), single_class(frames.counts(output))) if r is not None]

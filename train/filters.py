@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -62,7 +62,7 @@ def survival(catalog: Catalog, clips: Sequence[Clip], slices: Sequence[Slice]) -
     return {"cameras": cameras, "n_clips": n_clips, "n_gated": n_gated, "n_cascaded": n_cascaded, "slices": found}
 
 
-def asked(cell: ReportCell, s: Slice, survived: dict[str, Any]) -> ReportCell:
+def asked(cell: ReportCell, s: Slice, survived: Mapping[str, Any]) -> ReportCell:
     """Return the cell of a slice with what `survival` says about it: the worse of both verdicts, and why."""
     if s.min_recall is None or s.threshold is None:
         return cell
