@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from infra.errors import UsageError
+from infra.words import duration
 
 if TYPE_CHECKING:
     from curate.estimate import Estimate
@@ -76,14 +77,14 @@ def _cores(arguments: argparse.Namespace, context: Context) -> int:
 
 def _say(context: Context, found: Estimate) -> None:
     out = context.out
-    out.line(f"to read: {found.n_clips:,} clips, {found.n_bytes / 1e9:.2f} GB, {_time(found.footage_s)} of footage")
+    out.line(f"to read: {found.n_clips:,} clips, {found.n_bytes / 1e9:.2f} GB, {duration(found.footage_s)} of footage")
     if found.rate is None or found.seconds is None or found.day_hours is None:
         out.line(
             "time: unknown; nothing is to be decoded, or no clip could be tried" if found.n_clips else "time: nothing to decode"
         )
         return
     many = f"{found.cores} cores" if found.cores > 1 else "one core"
-    out.line(f"time: about {_time(found.seconds)} on {many}, without start-up  (from {found.rate.says})")
+    out.line(f"time: about {duration(found.seconds)} on {many}, without start-up  (from {found.rate.says})")
     for name, seconds in found.rate.stages.items():
         out.line(f"      {name}: {seconds * found.footage_s / 3600:.2f} core-hours")
     out.line(f"cost: compute {_money(found.compute, '--core-hour')}, reading {found.read:.2f}, "
@@ -93,9 +94,3 @@ def _say(context: Context, found: Estimate) -> None:
 
 def _money(value: float | None, option: str) -> str:
     return f"unknown ({option} gives the price)" if value is None else f"{value:.2f}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from infra import views, where
-from infra.errors import QueryError
+from infra import hours, views, where
+from infra.errors import QueryError, SettingsError
 
 MOTION: Final = "motion"
 ON: Final = {MOTION: 0.02}  # share of the picture
 CLASS_ON: Final = 0.5  # score of a detection
 _CLASS: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]*")
 _OPERATOR: Final = re.compile(r"[=<>]|\b(is|in|between|not)\b", re.IGNORECASE)
-_HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +139,8 @@ def read_hours(text: str) -> tuple[tuple[int, int, float], ...]:
     made = []
     for part in text.split(","):
         times, _, factor = part.partition("=")
-        found = _HOURS.fullmatch(times.strip())
         try:
-            number = float(factor)
-        except ValueError:
-            found = None
-        if found is None:
-            raise QueryError(f"hours {part!r}; write HH:MM-HH:MM=FACTOR, such as 22:00-06:00=3")
-        first_h, first_min, last_h, last_min = map(int, found.groups())
-        made.append((60 * first_h + first_min, 60 * last_h + last_min, number))
+            made.append((*hours.minutes(times.strip()), float(factor)))
+        except (SettingsError, ValueError) as error:
+            raise QueryError(f"hours {part!r}; write HH:MM-HH:MM=FACTOR, such as 22:00-06:00=3") from error
     return tuple(made)

@@ -23,6 +23,7 @@ from curate.run import Result
 from infra import durable, keys, page, views
 from infra.clock import Clock
 from infra.page import Markup
+from infra.words import duration
 
 EXAMPLES: Final = 6  # of each kind
 CAMERAS: Final = 60  # with more, a table of each camera would be the page
@@ -52,7 +53,8 @@ def render(footage: Footage, result: Result, *, clock: Clock) -> str:
     found = {stage.name: stage for stage in stages}
     person = next(stage for stage in stages if stage.name.startswith("with "))
     facts = {
-        "of footage": _hours(found["clips"].footage_s), "decoded": _share(found["decoded"]), "moving": _share(found["moving"]),
+        "of footage": duration(found["clips"].footage_s), "decoded": _share(found["decoded"]),
+        "moving": _share(found["moving"]),
         person.name: _share(person), "clips failed": len(result.tally.failed),
         "this run": f"{result.seconds.get('all', 0.0):.0f} s",
     }  # fmt: skip
@@ -67,12 +69,10 @@ def _share(stage: Stage) -> str:
     return "-" if stage.share is None else f"{stage.share:.1%}"
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-
-
 def _funnel(stages: Sequence[Stage]) -> str:
-    rows = [(stage.name, stage.rows, stage.unit, _hours(stage.footage_s), _share(stage), _bar(stage.share)) for stage in stages]
+    rows = [
+        (stage.name, stage.rows, stage.unit, duration(stage.footage_s), _share(stage), _bar(stage.share)) for stage in stages
+    ]
     note = "<p class='soft'>Moving, with and tagged are estimates for all footage: what was looked at by chance counts 1/p.</p>"
     return "<h2>Funnel</h2>" + page.table(["", "rows", "", "footage", "share", ""], rows) + note
 
@@ -91,7 +91,7 @@ def _by_camera(footage: Footage) -> list[str]:
     rows = []
     for camera in cameras:
         mine = [stage for stage in stages if stage.camera_id == camera]
-        rows.append((camera, _hours(mine[0].footage_s), *(_share(stage) for stage in mine[1:])))
+        rows.append((camera, duration(mine[0].footage_s), *(_share(stage) for stage in mine[1:])))
     return ["<h3>Each camera</h3>", page.table(["camera", "footage", *(stage.name for stage in stages[1:7])], rows)]
 
 

@@ -1,7 +1,7 @@
 """When the uploader sends what: hours, a rate, a daily allowance, turns for fresh and old clips, and how many at once.
 
     [upload]
-    hours = ["22:00-06:00"]            # of `time_zone`; none: always (ingest/hours.py)
+    hours = ["22:00-06:00"]            # of `time_zone`; none: always (infra/hours.py)
     bytes_per_s = 500_000
     metered_bytes_per_day = 200_000_000
 
@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from infra import durable
+from infra import durable, hours
 from infra.clock import Clock
 from infra.errors import SettingsError
 from infra.log import Log
 from infra.objects import MIN_PART_BYTES
-from ingest import hours
 
 _log = Log("ingest.upload")
 PIECE_S = 0.5  # a rate limit waits at most so long at a time, so that a stop is heard

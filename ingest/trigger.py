@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.artefacts import Bundle, Wanted
 from infra.errors import ArtefactError, SettingsError
+from infra.hours import local, minutes, within, zone
 from infra.regions import check_regions
 from infra.settings import Where, read_table
 from infra.sun import solar_elevation_deg
 from ingest.gate import MAX_BUFFER_BYTES, Gate, Seen, Trigger, order_ns
-from ingest.hours import local, minutes, within, zone
 from ingest.source import Camera, EncodedFrame, Frame
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class When:
     Attributes:
         sun_below_deg: the sun stands lower than this (0 horizon, -6 end of civil twilight).
         sun_above_deg: the sun stands at least this high.
-        hours: such as ["22:00-05:30"], of `time_zone` (ingest/hours.py).
+        hours: such as ["22:00-05:30"], of `time_zone` (infra/hours.py).
         sensitivity, least_share, least_duration_s: instead of those of the table; None leaves them.
         off: nothing is recorded then.
     """

@@ -408,6 +408,6 @@ def test_the_document_of_a_sheet_that_expects_all_is_json(
 
 def test_durations_in_words() -> None:
     """Seconds, minutes, hours, days."""
-    from curate.coverage_page import duration
+    from infra.words import duration
 
     assert [duration(s) for s in (None, 0, 90, 180, 7200, 400_000)] == ["-", "0 s", "90 s", "3.0 min", "2.0 h", "4.6 days"]

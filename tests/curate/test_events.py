@@ -225,6 +225,7 @@ def test_thresholds_follow_darkness_and_hours(catalog: Catalog) -> None:
     assert ticks(found(catalog, dark=[(20, 4), (60, 1)])) == [("a", 13, 20), ("b", 0, 20)]
     assert ticks(found(catalog, hours=layers.read_hours("22:00-06:00=2"))) == [("b", 0, 20)]  # 04:00 in Paris, 10:00 in Paris
     assert ticks(found(catalog, hours=layers.read_hours("10:00-10:01=2,22:00-06:00=.5"))) == [("a", 0, 20)]
+    assert layers.read_hours("18:30-24:00=2") == ((1110, 1440, 2.0),)
 
 
 def test_the_factor_of_darkness() -> None:
@@ -421,6 +422,7 @@ def test_lengths_and_times_for_people() -> None:
         (["--intervals", "motion", "--unit", "clip"], "a row is an interval"),
         (["--intervals", "motion", "--dark", "20"], "BRIGHTNESS=FACTOR"),
         (["--intervals", "motion", "--hours", "9-10=2"], "HH:MM-HH:MM=FACTOR"),
+        (["--intervals", "motion", "--hours", "09:00-09:00=2"], "HH:MM-HH:MM=FACTOR"),
         (["--intervals", "motion", "--page-most", "3"], "together with --page"),
         (["--intervals", "motion", "--csv", "/no/such/e.csv"], "there is no folder"),
     ],

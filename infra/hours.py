@@ -1,4 +1,4 @@
-"""Hours of the day, as `[upload]` and `[trigger]` write them: `hours = ["22:00-06:00"]`, in `time_zone`, the end excluded.
+"""Hours of the day, as `[upload]`, `[trigger]` and layers write them: `22:00-06:00`, in a time zone, the end excluded.
 
 Hours may run over midnight. Without a `time_zone` they are those of the machine.
 """
