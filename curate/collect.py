@@ -11,11 +11,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from curate import cascade, detect, scan, scene
+from curate import cascade, crops, detect, scan, scene
 from curate.cascade import Look
 from curate.layers import MOTION, ON
 from curate.plan import STEPS, Step, Work, failure_id
@@ -217,7 +218,8 @@ class Collector:
                 rows["scenes"] = [{"clip_id": work.clip_id, **scene.unpacked(found)}]
             return rows
         mine, clip_id = [look for look in self._looks if look.step == step], work.clip_id
-        table, rows_of = ("detections", _detections) if step == "detect" else ("embeddings", _embedding)
+        judge = cascade.counting(self._looks)
+        table, rows_of = ("detections", _detections) if step == "detect" else ("embeddings", partial(_embeddings, judge))
         looked = [(look, frame) for frame in held.frames for look in mine if _looked(look, frame)]
         made = {table: [row for look, frame in looked for row in rows_of(look, clip_id, frame)]}
         if any(look.number is not None for look in mine):
@@ -236,7 +238,7 @@ class Collector:
             asked = [frame for frame in frames if look.number is None or not math.isnan(frame[look.p_look])]
             looked = [frame for frame in asked if _looked(look, frame)]
             found = [frame for frame in looked if look.step != "detect" or _has_box(frame[look.made])]
-            n_passed = len(asked) if look.number is None else sum(bool(frame[look.passed]) for frame in asked)
+            n_passed = len(asked) if look.number is None else sum(bool(frame[look.met]) for frame in asked)
             self._tally.flow(
                 look.name, n_in=len(asked), n_passed=n_passed, n_out=len(looked), n_found=len(found),
                 seconds=sum(float(frame[look.seconds]) for frame in frames),
@@ -277,20 +279,22 @@ def _detections(look: Look, clip_id: str, frame: Row) -> list[Row]:
     ]  # fmt: skip
 
 
-def _embedding(look: Look, clip_id: str, frame: Row) -> list[Row]:
-    vector = frame[look.made]
-    row = {
-        "clip_id": clip_id, "pts": int(frame["pts"]), "det_id": None, "source": look.source, "dim": len(vector) // 2,
-        "vector": vector,
-    }  # fmt: skip
-    return [row]
+def _embeddings(judge: Look | None, look: Look, clip_id: str, frame: Row) -> list[Row]:
+    """Return the vector of a frame, or those of its boxes, each under the det_id of its row in `detections`."""
+    pts = int(frame["pts"])
+    vectors: list[tuple[str | None, bytes]] = [(None, frame[look.made])]
+    if look.crops is not None and judge is not None:
+        found = crops.unpack(frame[look.made])
+        vectors = [(keys.derived_id(clip_id, pts, judge.source, number), vector) for number, vector in found]
+    same = {"clip_id": clip_id, "pts": pts, "source": look.source}
+    return [same | {"det_id": det_id, "dim": len(vector) // 2, "vector": vector} for det_id, vector in vectors]
 
 
 def _look_rows(look: Look, clip_id: str, frames: Sequence[Row]) -> list[Row]:
     """Return the rows of `looks` of one stage and clip: first one for the clip with its counts, then one per look."""
     same = {"clip_id": clip_id, "step": look.step, "stage": look.name, "number": look.number, "source": look.source}
     asked = [frame for frame in frames if not math.isnan(frame[look.p_look])]
-    n_passed = sum(bool(frame[look.passed]) for frame in asked)
+    n_passed = sum(bool(frame[look.met]) for frame in asked)
     no_counts = {"n_in": None, "n_passed": None}
     whole = {**same, "pts": None, "p_look": look.audit, "passed": None, "n_in": len(asked), "n_passed": n_passed}
     return [whole] + [

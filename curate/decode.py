@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from curate import scan
+from curate import once, scan
 from curate.detect import Batch
 from curate.scan import Part
 from infra import video
 from infra.clock import SystemClock
 from infra.decoder import DecoderPool
 from infra.errors import MediaError, ObjectMissing
+from infra.images import is_roll
 from infra.records import Index
 from infra.settings import Settings
 from infra.store import open_store
@@ -64,13 +66,16 @@ class Decode:
         every_s: a frame at least this often; None where clips were scanned before.
         score: version of the motion score.
         gate: what is decoded at all (see `scan_clip`).
+        once_s: lengths of the cells whose first frames are marked, seconds (see `curate.once`).
+        grid_s: distance of the kept frames, also of clips that were scanned before; needed with `once_s`.
     """
 
     def __init__(
         self, settings: Settings, store_url: str, sizes_px: Mapping[str, int], every_s: float | None, *, score: int = 1,
-        gate: scan.GateKind = "none",
+        gate: scan.GateKind = "none", once_s: Sequence[float] = (), grid_s: float | None = None,
     ) -> None:  # fmt: skip
         self._score, self._gate = score, gate
+        self._once_s, self._grid_s = tuple(once_s), grid_s
         self._clock = SystemClock()
         self._store = open_store(store_url, settings)
         self._sizes_px, self._every_s = dict(sizes_px), every_s
@@ -86,12 +91,13 @@ class Decode:
         start_ns = self._clock.mono_ns()
         try:
             with self._store.local(work.clip["key"]) as path:
+                firsts = self._firsts(path, work)
                 for part in self._parts(path, work):
                     if "gops" in part:
                         end = {**part}
                         continue
                     n_frames += len(part["pts"])
-                    batch = self._batch(work, part)
+                    batch = {**self._batch(work, part), **firsts.columns(part["pts"])}
                     busy_ns += self._clock.mono_ns() - start_ns
                     yield batch
                     start_ns = self._clock.mono_ns()  # what others did meanwhile is theirs
@@ -109,6 +115,14 @@ class Decode:
             gate=self._gate, clip_id=work.clip_id, masks=work.masks,
         )  # fmt: skip
 
+    def _firsts(self, path: Path, work: Work) -> once.Firsts:
+        """Return what marks the first frames of cells: by the packets where a gate leaves frames out and mixes their order."""
+        time_base = Fraction(work.clip["time_base_num"], work.clip["time_base_den"])
+        is_gated = self._gate == "packets" and work.clip["index"] == "packets" and not is_roll(path)
+        if not self._once_s or not is_gated or self._grid_s is None:
+            return once.Firsts(self._once_s, time_base)
+        return once.Firsts(self._once_s, time_base, once.kept_grid(video.recorded_pts(path), self._grid_s, time_base))
+
     def _batch(self, work: Work, part: Part) -> Batch:
         n = len(part["pts"])
         known = part if self._every_s is not None else work.measured(part["pts"])
@@ -119,7 +133,8 @@ class Decode:
     def _end(self, work: Work, end: Mapping[str, Any]) -> Batch:
         measures = {name: np.full(1, np.nan) for name in scan.MEASURES}
         black = {name: np.zeros((1, size, size, 3), np.uint8) for name, size in self._sizes_px.items()}
-        return {**self._columns(work, 1, json.dumps(end).encode()), **measures, "pts": np.zeros(1, np.int64), **black}
+        firsts = {once.column(length): np.zeros(1, dtype=bool) for length in self._once_s}
+        return {**self._columns(work, 1, json.dumps(end).encode()), **measures, "pts": np.zeros(1, np.int64), **black, **firsts}
 
     def _columns(self, work: Work, n: int, end: bytes) -> Batch:
         width, height = int(work.clip["width_px"]), int(work.clip["height_px"])

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from curate import cascade, openclip
+from curate import cascade, crops, openclip
 from curate.cascade import Look
 from curate.decode import Decode
 from curate.detect import Batch, open_detector
@@ -79,12 +79,13 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
         scans: whether clips are scanned; if not, just their kept frames are decoded.
         cpus: cores that all workers have together.
     """
-    sizes = {look.pixels: look.size_px for look in seen}
+    cells = {"once_s": cascade.lengths(seen), "grid_s": options.every_s}
+    sizes = {look.pixels: look.pixels_px for look in seen}
     every_s, most = options.every_s if scans else None, max(1, cpus // 2)
     stages = [
         Stage(
             step="decode",
-            make=partial(Decode, settings, store_url, sizes, every_s, score=options.score, gate=options.gate),
+            make=partial(Decode, settings, store_url, sizes, every_s, score=options.score, gate=options.gate, **cells),
             batch_size=1,
             num_cpus=0.5,
             workers=(1, most),
@@ -95,7 +96,7 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
             Stage(
                 step=look.name,
                 make=partial(OnFrames.open, look, seen[:number], seen[number + 1 :]),
-                batch_size=PART if look.step == "detect" else 2 * PART,
+                batch_size=PART if look.step == "detect" or look.crops else 2 * PART,
                 num_cpus=1.0 if look.step == "detect" else 0.5,
                 workers=(1, most),
             )
@@ -147,20 +148,33 @@ class OnFrames:
         made = np.empty(len(looked), dtype=object)
         made[:] = b""
         if looked.any():
-            made[looked] = self._model(self._given(batch, looked))["detections" if look.step == "detect" else "embedding"]
+            made[looked] = self._made(batch, looked)
         kept = {name: column for name, column in batch.items() if name != look.pixels or not self._is_last}
         seconds = (self._clock.mono_ns() - start_ns) / 1e9 / max(1, len(looked))
         return {**kept, look.made: made, **added, look.seconds: np.full(len(looked), seconds)}
 
+    def _made(self, batch: Batch, looked: Any) -> Any:
+        """Return what the model makes of the rows to look at, one entry each: packed boxes, a vector, or those of boxes."""
+        look, counted = self._look, self._counted
+        if look.crops is None or counted is None:
+            return self._model(self._given(batch, looked))["detections" if look.step == "detect" else "embedding"]
+        made = np.empty(int(looked.sum()), dtype=object)
+        made[:] = crops.embed(
+            self._model, batch, np.flatnonzero(looked).tolist(), pixels=look.pixels, boxes=counted.made, names=counted.classes,
+            crops=look.crops, min_score=look.min_score, to_px=look.size_px,
+        )  # fmt: skip
+        return made
+
     def _chosen(self, batch: Batch, is_frame: Any) -> tuple[Any, Batch]:
-        """Return which rows a stage of a cascade looks at, and its columns `p_look` and `passed`."""
+        """Return which rows a stage of a cascade looks at, and its columns `p_look`, `passed` and, with cells, `met`."""
         look = self._look
         p_before = np.ones(len(is_frame)) if self._before is None else np.nan_to_num(batch[self._before.p_look])
         asked = is_frame & (p_before > 0)
-        passed = asked & cascade.holds(look, self._counted, batch)
+        met = asked & cascade.holds(look, self._counted, batch)
+        passed = met & cascade.leads(look, batch)
         looked = passed | cascade.draw(look, batch, asked, passed)
         p_look = np.where(asked, np.where(looked, p_before * np.where(passed, 1.0, look.audit), 0.0), np.nan)
-        return looked, {look.p_look: p_look, look.passed: passed}
+        return looked, {look.met: met, look.p_look: p_look, look.passed: passed}
 
     def _given(self, batch: Batch, looked: Any) -> Batch:
         """Return the rows to look at as the model reads them; for detectors with the place of the picture in its square."""

@@ -87,12 +87,25 @@ class Options:
             raise UsageError(
                 f"{asked[0].at}: the factor sheet has prompts: {openclip.REMEDY.replace('--without embed', '--without tag')}"
             )
+        if self.cascade is not None:
+            self._check_cascade(self.cascade)
         if not self.every_s > 0:
             raise UsageError(f"--every-s {self.every_s}: give seconds above 0")
         if self.score not in (1, 2) or (self.gate != "none" and self.score != 2):
             raise UsageError(
                 f"--gate {self.gate} with --motion {self.score}; legal: --motion 1 or 2, and --gate packets with --motion 2 "
                 "(score 1 learns its background from every frame): leave --motion out"
+            )
+
+    def _check_cascade(self, stages: Cascade) -> None:
+        """Refuse what the stages of a cascade and the steps of a run do not allow together."""
+        if cascade.lengths(stages.looks) and "scan" not in self.steps and {"detect", "embed"} & set(self.steps):
+            raise UsageError("once_s in the cascade needs the grid of the scan: leave step scan in (it is not done again)")
+        whole = stages.last("embed")
+        if "tag" in self.steps and (asked := self.sheet.of("prompts")) and whole is not None and whole.crops is not None:
+            raise UsageError(
+                f"{asked[0].at}: the factor sheet has prompts, and the cascade embeds boxes only: add an embed stage of "
+                "frames, or leave the tags out: --without tag"
             )
 
     @property

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import polars as pl
 
 from curate import datasets, events, look_weights, search
+from curate.distribution import Distribution
 from curate.layers import MOTION, Layer, layer
 from curate.sample import STRATEGIES, Strategy
 from curate.split import VAULT_LEAST_UNITS, in_vault
@@ -142,45 +143,42 @@ class Footage:
             QueryError: no embeddings, or neither or both of text and frame.
         """
         found = search.nearest(self.catalog, text=text, frame=frame, k=k, weights=weights, model_name=model_name)
-        columns = ["clip_id", "pts", "pts_s", "camera_id", "recording_id"]
-        seen = self.frames.lazy().select(columns)
+        return self._placed(found)
+
+    def boxes_like(
+        self, *, text: str | None = None, box: str | None = None, k: int = 20, classes: Sequence[str] = (),
+        weights: Path | None = None, model_name: str | None = None,
+    ) -> pl.DataFrame:  # fmt: skip
+        """Return the k boxes most like a sentence or another box, best first; a cascade embeds them by `on = "boxes"`.
+
+        Args:
+            text: what to look for; needs the open_clip weights that made the embeddings.
+            box: det_id of a box with an embedding.
+            k: how many.
+            classes: class names; empty looks among all.
+            weights: as for `similar_to`.
+            model_name: as for `similar_to`.
+
+        Returns:
+            One row each: the columns of `similar_to`, and det_id, class_name, score, x1, y1, x2, y2.
+
+        Raises:
+            QueryError: no boxes with embeddings, or neither or both of text and box.
+        """
+        found = search.nearest_boxes(
+            self.catalog, text=text, box=box, k=k, classes=classes, weights=weights, model_name=model_name
+        )
+        return self._placed(found)
+
+    def _placed(self, found: pl.DataFrame) -> pl.DataFrame:
+        """Return what a search found with time and camera of its frames, without what is held out."""
+        seen = self.frames.lazy().select("clip_id", "pts", "pts_s", "camera_id", "recording_id")
         return found.lazy().join(seen, on=["clip_id", "pts"], how="inner").sort("similarity", descending=True).collect()
 
     def __repr__(self) -> str:
         counts = {unit: self.view(unit).count() for unit in UNITS}
         parts = ", ".join(f"{n:,} {unit}s" for unit, n in counts.items())
         return f"<Footage {self.catalog.store.url}: {parts}; {self.vault_state()}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """How rows and footage are spread over the values of some columns.
-
-    Attributes:
-        table: `by` columns, then rows, share_rows, footage_s (seconds), share_footage.
-        n_rows: all rows of the view.
-        footage_s: the seconds that they stand for.
-        denominator_s: seconds of all footage: for frames what was scanned (from `gops`), looked at or not.
-    """
-
-    by: tuple[str, ...]
-    table: pl.DataFrame
-    n_rows: int
-    footage_s: float
-    denominator_s: float
-
-    def __repr__(self) -> str:
-        share = f" ({self.footage_s / self.denominator_s:.1%})" if self.denominator_s else ""
-        head = f"{self.n_rows:,} rows stand for {self.footage_s:,.0f} s of {self.denominator_s:,.0f} s of footage{share}"
-        with pl.Config(tbl_rows=40, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, float_precision=3):
-            return f"{head}\n{self.table}"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>".split("\n")[0] + str(self.table._repr_html_())
-
-    def to_polars(self) -> pl.DataFrame:
-        """Return the table."""
-        return self.table
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,33 +21,7 @@ from infra.catalog import Catalog
 from infra.errors import JobError, QueryError, UsageError
 from infra.runs import recorded
 from infra.settings import Settings
-
-CONFIG = {
-    "model_cfg": {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
-}
-
-
-@pytest.fixture(scope="module")
-def tiny_openclip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a random model of 0.8 M parameters."""
-    from infra.torchvision_cpu import ensure_nms
-
-    ensure_nms()
-    import open_clip
-    import torch
-
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    (folder / openclip.CONFIG).write_text(json.dumps(CONFIG))
-    torch.manual_seed(0)
-    model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder
+from tests.curate.conftest import TINY_OPENCLIP
 
 
 def pictures(n: int) -> np.ndarray:
@@ -106,7 +80,7 @@ def test_a_configuration_that_is_none_is_one_line(tmp_path: Path, config: str) -
 
 def test_garbage_in_place_of_weights_is_one_line(tmp_path: Path) -> None:
     """What torch raises becomes the file and why."""
-    (tmp_path / openclip.CONFIG).write_text(json.dumps(CONFIG))
+    (tmp_path / openclip.CONFIG).write_text(json.dumps(TINY_OPENCLIP))
     (tmp_path / "weights.pt").write_bytes(b"garbage")
     with pytest.raises(UsageError, match="cannot be opened as a model"):
         OpenClipEmbedder(tmp_path)
