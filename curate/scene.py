@@ -9,7 +9,7 @@
 Medians, so that people who walk through, one lamp that is switched or one damaged picture do not count. A number here means
 little by itself and much against the same camera's usual (`curate/usual.py`). What could not be measured is null.
 
-Sources. Noise: Immerkaer, Fast Noise Variance Estimation (1996), in the smoothest quarter of blocks. Cast: grey world
+Sources. Noise: Immerkaer, Fast Noise Variance Estimation (1996), in the smoothest tenth of blocks. Cast: grey world
 (Buchsbaum 1980), by the median. Displacement: correlation of gradient directions (Fitch et al., Orientation Correlation,
 2002) with doubled angles, which neither light nor infrared, that turns dark leaves bright, changes. Sharpness: what is fine
 against what there is at all, as in no-reference blur measures (Crete et al. 2007): a shadow changes both.
@@ -35,7 +35,7 @@ MOST_PICTURES: Final = 32  # behind the median picture: 2 MB; of a longer clip e
 CELLS: Final = (9, 16)  # rows, columns of the sharpness map and of flicker
 
 BANDS, BAND_PX, BLOCK_PX = 16, 10, 16  # noise is measured in so many bands of rows, at the size of the file
-SMOOTH: Final = 25  # percentile of the blocks' noise: the others have texture
+SMOOTH: Final = 10  # percentile of the blocks' noise: the others have texture, or rain
 UNCLIPPED: Final = (4, 251)  # luma of blocks that show noise at all
 LIT: Final = (25.0, 250.0)  # of a pixel that shows a cast
 LEAST_LIT: Final = 0.1  # of the picture
@@ -57,7 +57,7 @@ def noise(luma: Luma) -> float | None:
         luma: uint8 (H, W) at the size of the file: resizing averages noise away.
 
     Returns:
-        Immerkaer's estimate of the smoothest quarter of blocks; None where all is clipped or the picture is tiny.
+        Immerkaer's estimate of the smoothest tenth of blocks; None where all is clipped or the picture is tiny.
     """
     height, width = luma.shape
     if height < BAND_PX or width < BLOCK_PX + 2:
@@ -128,7 +128,7 @@ def _means(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean of each of `CELLS`."""
     rows, columns = (np.linspace(0, side, n + 1).astype(int) for side, n in zip(values.shape, CELLS, strict=True))
     sums = np.add.reduceat(np.add.reduceat(values, rows[:-1], axis=0), columns[:-1], axis=1)
-    made: NDArray[np.float32] = sums / np.outer(np.diff(rows), np.diff(columns)).astype(np.float32)
+    made: NDArray[np.float32] = (sums / np.outer(np.diff(rows), np.diff(columns))).astype(np.float32)
     return made
 
 
@@ -266,7 +266,8 @@ def _halved(luma: NDArray[np.float32]) -> Luma:
     """Return the means of 2 x 2 pixels as uint8; an odd row or column at the end is left out."""
     height, width = (side // 2 * 2 for side in luma.shape)
     quads = luma[:height, :width].reshape(height // 2, 2, width // 2, 2)
-    return np.rint(quads.mean(axis=(1, 3))).astype(np.uint8)
+    made: Luma = np.rint(quads.mean(axis=(1, 3))).astype(np.uint8)
+    return made
 
 
 def _within(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:

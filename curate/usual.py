@@ -65,9 +65,10 @@ SCENE_LIMITS: Final[Mapping[str, float]] = MappingProxyType({
     "lost_edges": 0.2,  # of the usual structure: less is a covered lens,
     "edges": 0.05,  # if the usual structure is at least this
     "black": 12.0,  # mean luma up to which a lens is covered or the light is out
-    "dirt": 0.06,  # of the cells that are usually sharp: a van with plain sides on an eighth of the picture takes .04
+    "dirt": 0.08,  # of the cells that are usually sharp: a van with plain sides on an eighth of the picture takes .04;
+    "bright": 0.4,  # of the usual light: in a darker picture nothing is sharp,
     "cast": 0.12,  # length of (red, blue) away from the usual
-    "noise": 2.0,  # times the usual; both plus half a grey level
+    "noise": 2.0,  # times the usual; both plus a grey level
     "flicker": 0.01,  # of the light, more than usual
 })  # fmt: skip
 """Where a note begins: judgement, tried on drawn pictures and on clips of tests/curate/test_scene.py."""
@@ -210,7 +211,7 @@ def _dirt(cells: NDArray[np.float64], usual: NDArray[np.float64]) -> dict[str, f
     judged = usual >= LEAST_SHARP
     if judged.sum() < LEAST_CELLS or np.isnan(cells).any():
         return nothing
-    kept = cells / np.maximum(usual, LEAST_SHARP)
+    kept = np.minimum(cells / np.maximum(usual, LEAST_SHARP), 1)  # noise makes some sharper, and others no duller
     lost = judged & (kept < LOST_SHARP * np.percentile(kept[judged], SHARPER))
     share = nothing | {"dirt": float(lost.sum() / judged.sum())}
     if not lost.any():
@@ -232,8 +233,10 @@ def scene_notes(hours: pl.DataFrame) -> list[tuple[str, str, str]]:
         for name in _signs():
             mine = day.filter(f"is {name}")
             if mine.height >= min(2, day.height):
-                middle = mine.sort("hour").row(mine.height // 2, named=True)
-                said.append(f"{_words(name, middle)}, {mine.height} of {day.height} hours from {mine['hour'].min()}:00")
+                middle, first = mine.row(mine.height // 2, named=True), mine["hour"].to_list()[0]
+                said.append(
+                    f"{_words(name, middle)}, {mine.height} of {day.height} hours compared, from {first}:00 on"
+                )
         if said:
             found.append((str(day["camera_id"][0]), str(day["day"][0]), "; ".join(said)))
     return found
@@ -257,9 +260,9 @@ def _signs() -> dict[str, pl.Expr]:
         "covered": covered,
         "moved": moved & ~covered,
         "another view": lost & ~moved & ~covered,
-        "dirt": same_view & (col("dirt") >= limit["dirt"]),
+        "dirt": same_view & (col("dirt") >= limit["dirt"]) & (col("light") >= limit["bright"] * col("light_usual")),
         "cast": same_view & (cast >= limit["cast"]),
-        "noise": same_view & (col("noise") + 0.5 >= limit["noise"] * (col("noise_usual") + 0.5)),
+        "noise": same_view & (col("noise") + 1 >= limit["noise"] * (col("noise_usual") + 1)),
         "flicker": same_view & (col("flicker") - col("flicker_usual") >= limit["flicker"]),
     }
 

@@ -78,7 +78,7 @@ def said(catalog: Catalog, odd: dict[str, Any], days: tuple[dict[str, Any], ...]
     """Return (day, what) that is said of six days of which number `ODD` is another one."""
     rows = list(days or usual_days())
     rows[ODD] = odd
-    clips, scenes = [], []
+    clips, scenes = list[dict[str, Any]](), list[dict[str, Any]]()
     for day, row in enumerate(rows):
         clip_id = f"{day:032}"
         clips.append({
@@ -97,7 +97,7 @@ def blurred(drawn: Drawn, px: int) -> Drawn:
     import cv2
 
     for _ in range(3):
-        drawn = cv2.blur(drawn, (px, px))
+        drawn = np.asarray(cv2.blur(drawn, (px, px)), np.float32)
     return drawn
 
 
@@ -143,7 +143,7 @@ def lamp_100_hz(drawn: Drawn, number: int, generator: np.random.Generator) -> Dr
         (black, 0.5, "black: covered, or without light", "mean luma 6"),
         (dirty, 2, "dirt, a drop or a web", "around the upper right"),
         (tinted, 2, "colour cast", "blue -0.2"),
-        (plain, 6, "noise 6.", "(usually 2.2)"),
+        (plain, 6, "noise 5.", "(usually 1.9)"),
         (lamp_100_hz, 2, "light flickers from picture to picture by ", "(usually 0."),
     ],
 )
