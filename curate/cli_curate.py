@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate import cli_cascade, cli_estimate
+from curate import cli_cascade, cli_estimate, cli_resources
 from infra import durable
 from infra.errors import UsageError
 
@@ -54,6 +54,8 @@ def curate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry", action="store_true", help="try clips again that failed before in the same way")
     parser.add_argument("--follow", action="store_true", help="also register what arrives, and go on until Ctrl-C")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (HTML) about this run: funnel, costs, examples")
+    parser.add_argument("--by", choices=("camera_id",), help="the funnel for each camera too, while it works and at its end")
+    cli_resources.add_arguments(parser)
     cli_estimate.add_arguments(parser)
     parser.set_defaults(run=run_curate)
 
@@ -75,7 +77,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise UsageError(f"--factors {arguments.factors}: {error}") from error
     embeds = cascade.last("embed") if cascade else None
     path = embeds.path if embeds else arguments.openclip_weights
-    return plan.Options(
+    options = plan.Options(
         steps=steps,
         cascade=cascade,
         detector=read_weights(arguments.weights) if arguments.weights else None,
@@ -87,7 +89,11 @@ def _options(arguments: argparse.Namespace) -> Options:
         score=arguments.motion or (2 if arguments.gate == "packets" else 1),
         gate=arguments.gate,
         retry=arguments.retry,
+        resources=cli_resources.read(arguments),
     )
+    named = [look.name for look in cascade.looks] if cascade else [step for step in steps if step in ("detect", "embed")]
+    options.resources.check_stages(["decode", *named])
+    return options
 
 
 def run_curate(arguments: argparse.Namespace, context: Context) -> int:
@@ -111,9 +117,9 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     if arguments.plan:
         return cli_estimate.run(arguments, context, catalog, options, made)
     needs_ray = not arguments.local and any(one.pixel_steps for one in made.works)
-    with _engine(arguments, context, ray=needs_ray) as (engine, cpus):
+    with _engine(arguments, context, options, ray=needs_ray) as (engine, cpus):
         result = _work(arguments, context, options, catalog, made, engine, cpus)
-    _say_result(context, result)
+    _say_result(arguments, context, result)
     if arguments.page:
         from curate import run_page
         from curate.query import Footage
@@ -131,26 +137,36 @@ def plan_of(catalog: Catalog, options: Options) -> Plan:
 
 
 @contextmanager
-def _engine(arguments: argparse.Namespace, context: Context, *, ray: bool) -> Iterator[tuple[Engine, int]]:
-    """Yield what runs the stages, and on how many cores."""
+def _engine(
+    arguments: argparse.Namespace, context: Context, options: Options, *, ray: bool
+) -> Iterator[tuple[Engine, int]]:  # fmt: skip
+    """Yield what runs the stages, and on how many cores; refuse devices that are not there."""
     from functools import partial
 
     from curate import jobs, pipeline
+    from curate.resources import available
     from infra.cluster import LOCAL
 
+    asked = bool(options.resources.told())
     if not ray:
+        if asked:
+            options.resources.check(available())
         yield pipeline.run_local, 1
         return
     address = arguments.ray_address or context.settings.ray_address
     with jobs.cluster(address) as cpus:
-        yield partial(jobs.run_ray, restarts=jobs.RETRIES if address not in (None, LOCAL) else 0), cpus
+        if asked:
+            options.resources.check(jobs.available(options.resources))
+        restarts = jobs.RETRIES if address not in (None, LOCAL) else 0
+        yield partial(jobs.run_ray, restarts=restarts, apart=options.resources.are_apart), cpus
 
 
 def _work(
     arguments: argparse.Namespace, context: Context, options: Options, catalog: Catalog, made: Plan, engine: Engine, cpus: int
 ) -> Result:
     """Bring everything up to date, with its row in `runs`."""
-    from curate import estimate, openclip
+    from curate import estimate, live, openclip
+    from curate.collect import Tally
     from curate.run import curate as work
     from infra.runs import recorded
 
@@ -159,12 +175,20 @@ def _work(
         if options.embedder_path is not None:
             name, _ = openclip.describe(options.embedder_path, options.embedder_model)
             run.inputs["openclip"] = {"source": name, "path": str(options.embedder_path), "model_name": options.embedder_model}
-        with context.out.progress(len(made.works), "clips") as task:
+        run.inputs |= {"resources": told} if (told := options.resources.told()) else {}
+        tally, total, start_ns = Tally(), live.Total.of(made.works), context.clock.mono_ns()
+
+        def lines() -> list[str]:
+            return live.lines(tally, total, (context.clock.mono_ns() - start_ns) / 1e9, by_camera=bool(arguments.by))
+
+        def line() -> str:
+            return live.line(tally, total, (context.clock.mono_ns() - start_ns) / 1e9)
+
+        with context.out.board(lines, line) as board:
             result = work(
                 catalog, options, context.settings, clock=context.clock, cpus=cpus, max_failures=arguments.max_failures,
-                engine=engine, advance=task.advance, planned=made,
+                engine=engine, advance=lambda n, note: board.touch(), planned=made, tally=tally,
             )  # fmt: skip
-        tally = result.tally
         run.outputs.update(clips=tally.clips, rows=tally.rows, n_failed=len(tally.failed))
         run.outputs.update(estimate.told(options, result, cpus))
     return result
@@ -176,7 +200,7 @@ def _follow(arguments: argparse.Namespace, context: Context, options: Options, c
     from infra.errors import StoreError
 
     out, told = context.out, ""
-    with _engine(arguments, context, ray=not arguments.local) as (engine, cpus):
+    with _engine(arguments, context, options, ray=not arguments.local) as (engine, cpus):
         out.line(f"following {catalog.store.url}: clips are curated as they arrive; Ctrl-C ends it")
         while True:
             try:
@@ -185,7 +209,7 @@ def _follow(arguments: argparse.Namespace, context: Context, options: Options, c
                     out.line(f"{len(arrived.registered)} clips registered, {len(arrived.failed)} unreadable (table failures)")
                 made = plan_of(catalog, options) if catalog.scan("clips", ["clip_id"]).head(1).collect().height else None
                 if made is not None and made.works:
-                    _say_result(context, _work(arguments, context, options, catalog, made, engine, cpus))
+                    _say_result(arguments, context, _work(arguments, context, options, catalog, made, engine, cpus))
                 told = ""
             except StoreError as error:  # it comes back; what was committed stays
                 if str(error) != told:
@@ -207,7 +231,11 @@ def _say_plan(context: Context, made: Plan) -> None:
         out.line(f"{len(made.quarantined)} clips failed before and are left alone (table failures; --retry tries them again)")
 
 
-def _say_result(context: Context, result: Result) -> None:
+def _say_result(arguments: argparse.Namespace, context: Context, result: Result) -> None:
+    import dataclasses
+
+    from curate import live
+
     tally, out = result.tally, context.out
     if tally.clips:
         rows = [(step, tally.clips[step], tally.rows[step]) for step in STEPS if step in tally.clips]
@@ -216,12 +244,14 @@ def _say_result(context: Context, result: Result) -> None:
         out.line(f"failed: {name}: {why}")
     if len(tally.failed) > 10:
         out.line(f"... and {len(tally.failed) - 10} more in table failures")
-    seconds = result.seconds.get("pixels", 0.0)
-    if tally.n_frames:
-        out.line(f"{tally.n_frames} frames in {seconds:.1f} s, {tally.n_frames / seconds:.1f} frames/s")
+    if tally.cameras:
+        total, seconds = live.Total.of(result.plan.works), result.seconds.get("pixels", 0.0)
+        for text in live.lines(tally, total, seconds, by_camera=bool(arguments.by)):
+            out.line(text)
     out.document(
         {
             "clips": tally.clips, "rows": tally.rows, "n_frames": tally.n_frames, "seconds": result.seconds,
+            "cameras": {name: dataclasses.asdict(seen) for name, seen in tally.cameras.items()},
             "failed": [{"clip": name, "why": why} for name, why in tally.failed],
             "quarantined": result.plan.quarantined, "waiting": result.plan.waiting, "expired": result.plan.expired,
         }

@@ -135,8 +135,8 @@ class Collector:
         self._looks = tuple(looks)
         self._judge = cascade.counting(looks)
         classes = self._judge.classes if self._judge else (PERSON,)
-        tally.sought = PERSON if PERSON in classes else "a box"
-        self._sought = [number for number, name in enumerate(classes) if tally.sought != PERSON or name == PERSON]
+        tally.sought = tally.sought if PERSON in classes else "a box"
+        self._sought = [number for number, name in enumerate(classes) if name == PERSON or PERSON not in classes]
         self._open: dict[str, _Open] = {}
         self._complete: list[tuple[Work, _Open]] = []
         self._n_clips = min(CLIPS, max(LEAST_CLIPS, len(self._works) // COMMITS))

@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.resources import AUTO, Resources, torch_device, use_providers
 from infra.errors import JobError, UsageError
 from infra.keys import sha256_hex
 
@@ -31,6 +32,7 @@ VERSION = 1
 LEAST_SCORE = 0.05  # detections under it are not stored: ten times the rows, and no query asks for them
 IOU = 0.45  # default of ultralytics.utils.nms.non_max_suppression; its predict uses .7, which counts a person twice more often
 MAX_DETECTIONS = 300  # ultralytics' default for predict (`max_det`)
+BATCH_SIZE: Mapping[str, int] = {"cuda": 16}  # of .pt on a kind of device, fixed and padded; elsewhere a batch wins nothing
 READS = ("detect_rgb", "width_px", "height_px", "scale", "pad_x", "pad_y")
 ADDS = ("detections",)
 
@@ -221,12 +223,13 @@ class UltralyticsDetector:
     Args:
         weights: the file; .pt files are pickles: load only your own.
         threads: of the inference library; 0 leaves it the choice.
+        resources: the device of a .pt file, the providers of an .onnx file.
 
     An .onnx file is given as many frames at a time as it was exported for. A dynamically quantised file measures its
     scale over the whole batch, and a flexible batch changes the kernels: both get one frame at a time.
     """
 
-    def __init__(self, weights: Weights, *, threads: int = 1) -> None:
+    def __init__(self, weights: Weights, *, threads: int = 1, resources: Resources = Resources()) -> None:  # noqa: B008
         from infra.settings import quiet_libraries
         from infra.torchvision_cpu import ensure_nms
 
@@ -237,17 +240,18 @@ class UltralyticsDetector:
         self.name = weights.source
         self._torch = torch
         self._model: Any
-        self._device = torch.device("cuda" if torch.cuda.is_available() and weights.path.suffix == ".pt" else "cpu")
         if weights.path.suffix == ".onnx":
-            size_px, self._batch_size, names = self._open_onnx(weights.path, threads)
+            self._device = torch.device("cpu")  # where its pictures are handed over; onnxruntime takes them to its provider
+            size_px, self._batch_size, names = self._open_onnx(weights.path, threads, resources.providers)
         elif weights.path.suffix == ".pt":
+            self._device = torch_device(resources.device)
             size_px, self._batch_size, names = self._open_torch(weights.path, threads)
         else:
             raise UsageError(f"weights {weights.path.name}: legal endings are .onnx and .pt")
         self.size_px = weights.size_px or size_px
         self.classes = tuple(names[index] for index in sorted(names))
 
-    def _open_onnx(self, path: Path, threads: int) -> tuple[int, int, dict[int, str]]:
+    def _open_onnx(self, path: Path, threads: int, providers: Sequence[str]) -> tuple[int, int, dict[int, str]]:
         import onnxruntime
         from ultralytics.nn.backends.onnx import ONNXBackend
 
@@ -256,6 +260,7 @@ class UltralyticsDetector:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the cores
         options.log_severity_level = 3
         self._model = ONNXBackend(path, self._device, session_options=options)
+        use_providers(self._model.session, providers)
         shape, metadata = _onnx_input(path, self._model.session)
         alone = not isinstance(shape[0], int) or b"DynamicQuantizeLinear" in path.read_bytes()
         if alone and isinstance(shape[0], int) and shape[0] > 1:
@@ -273,8 +278,7 @@ class UltralyticsDetector:
         self._model = AutoBackend(str(path), device=self._device, fuse=True, verbose=False).eval()
         arguments = getattr(self._model.backend.model, "args", None) or {}
         size = arguments.get("imgsz", 640) if isinstance(arguments, dict) else getattr(arguments, "imgsz", 640)
-        # one at a time on a CPU, where a batch wins nothing; a fixed 16, padded, on a GPU
-        return int(size if isinstance(size, int) else size[0]), 16 if self._device.type == "cuda" else 1, self._model.names
+        return int(size if isinstance(size, int) else size[0]), BATCH_SIZE.get(self._device.type, 1), self._model.names
 
     def __call__(self, batch: Batch) -> Batch:
         """Detect; see `Detector`."""
@@ -308,11 +312,14 @@ class TorchvisionDetector:
         weights: a state dict as torchvision publishes it (`fasterrcnn_mobilenet_v3_large_320_fpn-*.pth`).
         classes: class names in the model's own order, background first; None takes torchvision's COCO names.
         threads: of torch; 0 leaves it the choice.
+        device: of torch.
     """
 
     size_px = 320
 
-    def __init__(self, weights: Weights, *, classes: Sequence[str] | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, weights: Weights, *, classes: Sequence[str] | None = None, threads: int = 1, device: str = AUTO
+    ) -> None:  # fmt: skip
         from infra.torchvision_cpu import ensure_nms
 
         ensure_nms()
@@ -326,20 +333,22 @@ class TorchvisionDetector:
         self.name = weights.source
         self.classes = tuple(classes)
         self._torch = torch
+        self._device = torch_device(device)
         self._model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
             weights=None, weights_backbone=None, num_classes=len(classes), box_score_thresh=LEAST_SCORE
         )
         self._model.load_state_dict(torch.load(weights.path, map_location="cpu", weights_only=True))
-        self._model.eval()
+        self._model.to(self._device).eval()
 
     def __call__(self, batch: Batch) -> Batch:
         """Detect; see `Detector`."""
         torch, found = self._torch, []
         for rgb in batch["detect_rgb"]:
             with torch.inference_mode():
-                [boxes] = self._model([torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float() / 255])
+                pixels = torch.from_numpy(np.ascontiguousarray(rgb)).to(self._device).permute(2, 0, 1).float() / 255
+                [boxes] = self._model([pixels])
             rows = torch.cat([boxes["boxes"], boxes["scores"][:, None], boxes["labels"][:, None].float()], dim=1)
-            found.append(rows.numpy())
+            found.append(rows.cpu().numpy())
         return _finish(batch, found)
 
 
@@ -373,12 +382,12 @@ def _describe(weights: Weights, threads: int) -> Described:
         shape, metadata = _onnx_input(weights.path, session)
         names = ast.literal_eval(metadata["names"])
         return Described(weights.source, weights.size_px or shape[3], tuple(names[index] for index in sorted(names)))
-    opened = open_detector(weights, threads=threads)
+    opened = open_detector(weights, threads=threads, resources=Resources(device="cpu"))
     return Described(opened.name, opened.size_px, tuple(opened.classes))
 
 
-def open_detector(weights: Weights, *, threads: int = 1) -> Detector:
+def open_detector(weights: Weights, *, threads: int = 1, resources: Resources = Resources()) -> Detector:  # noqa: B008
     """Return the detector for a weights file, by its ending: .onnx and .pt ultralytics, .pth torchvision."""
     if weights.path.suffix == ".pth":
-        return TorchvisionDetector(weights, threads=threads)
-    return UltralyticsDetector(weights, threads=threads)
+        return TorchvisionDetector(weights, threads=threads, device=resources.device)
+    return UltralyticsDetector(weights, threads=threads, resources=resources)

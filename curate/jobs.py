@@ -1,11 +1,18 @@
 """The table of stages as a Ray Data job: the same rows as the plain loop, on as many machines as there are.
 
-    works --from_items--> decode (actors, fan out) --> detect (actors) --> embed (actors) --iter_batches--> commits (driver)
+    works --parcels--> decode, detect, embed (actors, each all stages) --iter_batches--> commits (driver)
+    works --parcels--> decode (actors) --> detect (actors) --> embed (actors) --iter_batches--> commits (driver)    `apart`
 
-Ray is imported here and in `train/jobs.py` only. Pixels stay in Ray's object store between stages; what comes back to the
-driver are rows. Only the driver commits, so that a job killed at any moment leaves whole batches; what was in flight is done
-again by the next run. Decoding happens in child processes of the decode actors (`infra/decoder.py`): a clip that crashes
-its decoder cannot take a Ray worker, and the batch mates of a whole block, with it (RELIABILITY.md, finding 5).
+By default each actor is a loop of its own (`pipeline.Chain`): its decoder child fills one core, its models another, and no
+picture leaves it; rows alone go through Ray's object store, so that memory is flat by itself. Pools of their own are for those
+who size them (--workers) or lend a GPU to the models: then pictures pass the object store, and Ray Data holds decoding
+back when it fills. There a batch is full or the last of what Ray bundled: Ray Data counts rows and knows no time
+(`pipeline.WAIT_S` holds within an actor only); but parcels are short, and no clip waits for more than its own.
+
+Ray is imported here and in `train/jobs.py` only. Only the driver commits, so that a job killed at any moment leaves whole
+batches; what was in flight is done again by the next run. Decoding happens in child processes of the actors
+(`infra/decoder.py`): a clip that crashes its decoder cannot take a Ray worker, and the batch mates of a whole block, with it
+(RELIABILITY.md, finding 5).
 
 Without an address, Ray runs on this machine, with a token of its own, without dashboard or usage statistics.
 """
@@ -13,26 +20,33 @@ Without an address, Ray runs on this machine, with a token of its own, without d
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curate.pipeline import Chain, Stage
+from curate.resources import Available, Resources
+from curate.resources import available as of_process
 from infra.cluster import LOCAL, check_address
 from infra.errors import CamloopError, JobError
 from infra.settings import quiet_libraries
 
 if TYPE_CHECKING:
     from curate.detect import Batch
-    from curate.pipeline import Stage
     from curate.plan import Work
 
-OBJECT_STORE_BYTES = 512 * 1024**2  # some 400 frames at 640 px; Ray Data holds decoding back when it fills
+OBJECT_STORE_BYTES = 512 * 1024**2  # some 400 frames at 640 px
+BLOCK_BYTES = 16 * 1024**2  # of what passes between pools; Ray's 128 MB are 100 frames for which a detector would wait
 LOCAL_CPUS = 2
-BLOCKS_PER_WORKER = 64  # tasks of the first stage: a decoder that is killed has one of them in work
+PARCEL_S = 60.0  # of footage: clips that a worker takes together, so that its models get full batches
+PARCELS_PER_WORKER = 64  # at least, where there are as many clips: a worker that is killed has one of them in work
+MOST_TASKS = 4000  # of the first stage; with more parcels a task takes several
 RETRIES = 2  # of a batch whose worker died (out of memory, lost machine); Ray's default is for ever
 
 
@@ -71,19 +85,51 @@ def cluster(address: str | None, *, cpus: int = LOCAL_CPUS) -> Iterator[int]:
         ray.shutdown()
 
 
+def available(resources: Resources) -> Available:
+    """Return what a worker of the cluster that `cluster` joined can use; the first that answers speaks for all."""
+    import ray
+
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpu = 0.01 if resources.needs_gpu and found.get("GPU", 0) else 0.0
+    ask: Any = ray.remote(num_cpus=0, num_gpus=gpu)(of_process)
+    answer: Available = ray.get(ask.remote("the Ray cluster"))
+    return answer
+
+
 class Worker:
-    """What a Ray actor runs: one stage, built once. Decoding takes one clip and yields batches; the others map batches."""
+    """What a Ray actor runs, built once: a chain that takes works and yields batches, or a stage that maps batches."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         self._call = make()
 
     def __call__(self, batch: Batch) -> Any:
-        if "work" not in batch:
+        if "works" not in batch:
             return self._call(batch)
-        return (part for work in batch["work"] for part in self._call(pickle.loads(work)))
+        return (part for works in batch["works"] for part in self._call(pickle.loads(works)))
 
 
-def run_ray(works: Sequence[Work], stages: Sequence[Stage], *, restarts: int = 0) -> Iterator[Batch]:
+def parcels(works: Sequence[Work], workers: int) -> list[list[Work]]:
+    """Return the works in order, in parcels of at least `PARCEL_S` of footage, or less where each worker would get too few.
+
+    Args:
+        works: the clips.
+        workers: at most.
+    """
+    least_s = min(PARCEL_S, sum(work.footage_s for work in works) / (PARCELS_PER_WORKER * workers))
+    made: list[list[Work]] = []
+    held_s = math.inf
+    for work in works:
+        if held_s >= least_s:
+            made.append([])
+            held_s = 0.0
+        made[-1].append(work)
+        held_s += work.footage_s
+    return made
+
+
+def run_ray(
+    works: Sequence[Work], stages: Sequence[Stage], *, restarts: int = 0, apart: bool = False
+) -> Iterator[Batch]:  # fmt: skip
     """Run the table on the cluster that `cluster` joined; yield numpy batches without pixels, in any order.
 
     Args:
@@ -91,6 +137,7 @@ def run_ray(works: Sequence[Work], stages: Sequence[Stage], *, restarts: int = 0
         stages: the table.
         restarts: how often a batch may be tried again whose worker died: 0 on one machine, where the next run does it;
             `RETRIES` on a cluster, where machines come and go.
+        apart: each stage is a pool of its own; else each worker runs all stages.
 
     Raises:
         JobError: a worker failed in a way that is no clip's fault, or died once too often.
@@ -105,11 +152,13 @@ def run_ray(works: Sequence[Work], stages: Sequence[Stage], *, restarts: int = 0
     context.execution_options.preserve_order = False
     context.max_errored_blocks = 0
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    given = [{"work": pickle.dumps(work)} for work in works]
-    most = BLOCKS_PER_WORKER * stages[0].workers[1]
-    rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(works), most)))
-    for stage in stages:
-        rows = _mapped(rows, stage, restarts)
+    context.target_max_block_size = BLOCK_BYTES
+    pools = [_joined(stages[:1]), *stages[1:]] if apart else [_joined(stages)]
+    given = [{"works": pickle.dumps(parcel)} for parcel in parcels(works, pools[0].workers[1])]
+    most = max(MOST_TASKS, PARCELS_PER_WORKER * pools[0].workers[1])
+    rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(given), most)))
+    for pool in pools:
+        rows = _mapped(rows, pool, restarts)
     try:
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
             yield {name: np.asarray(column) for name, column in batch.items() if not name.endswith("_rgb")}
@@ -118,6 +167,15 @@ def run_ray(works: Sequence[Work], stages: Sequence[Stage], *, restarts: int = 0
     except RayError as error:
         last = str(error).strip().splitlines()[-1]
         raise JobError(f"a Ray worker failed: {last}; what was finished is committed, the same command goes on") from error
+
+
+def _joined(stages: Sequence[Stage]) -> Stage:
+    """Return one stage that does what these do, one parcel at a time."""
+    return Stage(
+        step="+".join(stage.step for stage in stages), make=partial(Chain, tuple(stages)), batch_size=1,
+        num_cpus=sum(stage.num_cpus for stage in stages), num_gpus=sum(stage.num_gpus for stage in stages),
+        workers=stages[0].workers,
+    )  # fmt: skip
 
 
 def _mapped(rows: Any, stage: Stage, restarts: int) -> Any:
@@ -130,6 +188,7 @@ def _mapped(rows: Any, stage: Stage, restarts: int) -> Any:
             batch_size=stage.batch_size,
             batch_format="numpy",
             num_cpus=stage.num_cpus,
+            num_gpus=stage.num_gpus,
             concurrency=(least, most) if most > least else least,
             max_restarts=-1 if restarts else 0,
             max_task_retries=restarts,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.detect import Batch, Weights, read_weights, refusing
+from curate.resources import AUTO, torch_device
 from infra.errors import UsageError
 
 VERSION = 1
@@ -101,9 +102,10 @@ class OpenClipEmbedder:
         path: a folder as `open_clip` saves it, or a weights file.
         model_name: architecture of a bare weights file, such as "ViT-B-32"; None for a folder.
         threads: of torch; 0 leaves it the choice.
+        device: of torch.
     """
 
-    def __init__(self, path: Path, *, model_name: str | None = None, threads: int = 1) -> None:
+    def __init__(self, path: Path, *, model_name: str | None = None, threads: int = 1, device: str = AUTO) -> None:
         from infra.settings import quiet_libraries
         from infra.torchvision_cpu import ensure_nms
 
@@ -117,7 +119,7 @@ class OpenClipEmbedder:
             torch.set_num_threads(threads)
         name = f"local-dir:{path}" if path.is_dir() else str(model_name)
         self._torch = torch
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch_device(device)
         pretrained = None if path.is_dir() else str(path)
         with refusing(path):
             self._refuse_downloads(path)

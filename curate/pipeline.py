@@ -7,6 +7,9 @@ A batch is a dict of numpy columns, one entry per frame. Pixels travel as uint8 
 dropped by the last step that uses them. Each clip ends with one row whose `end` column holds what is known of the
 clip as a whole, or why it failed; so a batch may mix clips, and arrive in any order. Compressed clips never travel.
 
+A model gets full batches, across clips, or after `WAIT_S` what there is: so the last rows of a clip, and with them the clip,
+never wait for the next clip to be decoded.
+
 A clip is decoded once: where several steps are missing they share its frames; where only later steps are, just the kept
 frames are decoded again.
 """
@@ -19,7 +22,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,10 +31,13 @@ from curate.cascade import Look
 from curate.decode import Decode
 from curate.detect import Batch, open_detector
 from curate.plan import Options, Step, Work
+from curate.resources import Resources
 from curate.scan import PART
 from infra import video
-from infra.clock import SystemClock
+from infra.clock import Clock, SystemClock
 from infra.settings import Settings
+
+WAIT_S: Final = 5.0  # a model that could work waits no longer for its batch to be full; asked whenever rows come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,7 @@ class Stage:
         make: returns a callable; the first stage takes one clip and yields batches, the others map batch to batch.
         batch_size: frames per call, or clips for the first.
         num_cpus: what one worker counts for.
+        num_gpus: the same; what is not asked for is hidden from a worker of Ray.
         workers: least and most workers of a cluster; the local loop has one.
     """
 
@@ -50,6 +57,7 @@ class Stage:
     make: Callable[[], Callable[[Any], Any]]
     batch_size: int
     num_cpus: float
+    num_gpus: float = 0.0
     workers: tuple[int, int]
 
 
@@ -72,7 +80,7 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
     """Return the stages of one pass.
 
     Args:
-        options: the grid of the scan.
+        options: the grid of the scan; devices, and the pools that somebody sized.
         seen: which models look, in order.
         settings: how a worker reaches the store.
         store_url: the store.
@@ -81,28 +89,32 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
     """
     cells = {"once_s": cascade.lengths(seen), "grid_s": options.every_s}
     sizes = {look.pixels: look.pixels_px for look in seen}
-    every_s, most = options.every_s if scans else None, max(1, cpus // 2)
+    every_s, most = options.every_s if scans else None, max(1, cpus // 2 if seen else cpus)
+    resources = options.resources
+    gpu = math.floor(100 / len(seen)) / 100 if seen and resources.needs_gpu else 0.0  # a worker of each fits on one
     stages = [
         Stage(
             step="decode",
             make=partial(Decode, settings, store_url, sizes, every_s, score=options.score, gate=options.gate, **cells),
             batch_size=1,
             num_cpus=0.5,
-            workers=(1, most),
+            workers=resources.workers.get("decode", (1, most)),
         )
     ]
     for number, look in enumerate(seen):
         stages.append(
             Stage(
                 step=look.name,
-                make=partial(OnFrames.open, look, seen[:number], seen[number + 1 :]),
+                make=partial(OnFrames.open, look, seen[:number], seen[number + 1 :], resources),
                 batch_size=PART if look.step == "detect" or look.crops else 2 * PART,
                 num_cpus=1.0 if look.step == "detect" else 0.5,
-                workers=(1, most),
+                num_gpus=gpu,
+                workers=resources.workers.get(look.name, (1, most)),
             )
         )
-    share = min(1.0, cpus / sum(stage.num_cpus for stage in stages))  # one worker of each must fit, however many stages
-    return [dataclasses.replace(stage, num_cpus=math.floor(100 * stage.num_cpus * share) / 100) for stage in stages]
+    # the least workers of all stages must fit, however many there are
+    share = min(1.0, cpus / sum(stage.num_cpus * stage.workers[0] for stage in stages))
+    return [dataclasses.replace(stage, num_cpus=max(0.01, math.floor(100 * stage.num_cpus * share) / 100)) for stage in stages]
 
 
 class OnFrames:
@@ -125,17 +137,20 @@ class OnFrames:
         self._clock = SystemClock()
 
     @classmethod
-    def open(cls, look: Look, before: Sequence[Look], after: Sequence[Look]) -> OnFrames:
+    def open(
+        cls, look: Look, before: Sequence[Look], after: Sequence[Look], resources: Resources = Resources()  # noqa: B008
+    ) -> OnFrames:  # fmt: skip
         """Open the model of a look: done where it runs.
 
         Raises:
             JobError: its file is not the one that the job began with.
+            UsageError: what it is to work on is not there.
         """
         model: Callable[[Batch], Batch]
         if look.step == "detect":
-            model = open_detector(look.weights)
+            model = open_detector(look.weights, resources=resources)
         else:
-            model = openclip.OpenClipEmbedder(look.path, model_name=look.model)
+            model = openclip.OpenClipEmbedder(look.path, model_name=look.model, device=resources.device)
         look.weights.check()  # after it was read: what was swapped until now is found
         return cls(model, look, before, after)
 
@@ -189,26 +204,52 @@ class OnFrames:
         return given
 
 
+class Chain:
+    """The stages of a table in one process, built once; takes works and yields what comes out of the last stage.
+
+    The decoder is a child process that works ahead, so that decoding and looking overlap.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._made = [(stage.make(), stage.batch_size) for stage in stages]
+
+    def __call__(self, works: Iterable[Work]) -> Iterator[Batch]:
+        """Work on clips, one after the other."""
+        (first, _), *rest = self._made
+        stream: Iterator[Batch] = itertools.chain.from_iterable(map(first, works))
+        for call, batch_size in rest:
+            stream = map(call, rebatched(stream, batch_size))
+        return stream
+
+
 def run_local(works: Iterable[Work], stages: Sequence[Stage]) -> Iterator[Batch]:
     """Run the table as a plain loop and yield what comes out of its last stage."""
-    first, *rest = stages
-    stream: Iterator[Batch] = itertools.chain.from_iterable(map(first.make(), works))
-    for stage in rest:
-        stream = map(stage.make(), rebatched(stream, stage.batch_size))
-    return stream
+    return Chain(stages)(works)
 
 
-def rebatched(stream: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """Yield the rows of `stream` in batches of `size`, across clips; the last one may be smaller."""
+def rebatched(stream: Iterator[Batch], size: int, *, wait_s: float = WAIT_S, clock: Clock | None = None) -> Iterator[Batch]:
+    """Yield the rows of `stream` in batches of `size`, across clips; smaller ones at its end, and after `wait_s`.
+
+    Args:
+        stream: batches of any size.
+        size: rows.
+        wait_s: whoever takes the batches is not left waiting longer than this while rows are held; looked at when rows come.
+        clock: times the wait.
+    """
+    clock = clock or SystemClock()
     held: list[Batch] = []
-    n = 0
+    n, since_ns = 0, clock.mono_ns()
     for batch in stream:
+        now_ns = clock.mono_ns()
+        since_ns = since_ns if held else now_ns
         held.append(batch)
         n += len(batch["end"])
-        while n >= size:
+        is_late = now_ns - since_ns >= wait_s * 1e9
+        while n >= size or (n and is_late):
             merged = _merged(held)
             yield {name: column[:size] for name, column in merged.items()}
-            held, n = [{name: column[size:] for name, column in merged.items()}], n - size
+            held, n = [{name: column[size:] for name, column in merged.items()}] if n > size else [], max(0, n - size)
+            since_ns = clock.mono_ns()  # until now the taker was busy
     if n:
         yield _merged(held)
 

@@ -22,6 +22,7 @@ import polars as pl
 from curate import cameras, cascade, daylight, detect, factors, gate, motion, openclip, quality, scan, scene
 from curate.cascade import Cascade, Look
 from curate.detect import Weights
+from curate.resources import Resources
 from curate.scan import GateKind
 from infra import keys
 from infra.catalog import Catalog
@@ -57,6 +58,7 @@ class Options:
         gate: "packets": only what the packets of a clip and an audit ask for is decoded; needs score 2.
         retry: try quarantined clips again.
         cascade: stages with conditions in place of `detector`; where it has an embed stage, `embedder` is that one's.
+        resources: devices and pools; in no fingerprint (see `curate/resources.py`).
     """
 
     steps: tuple[Step, ...]
@@ -70,6 +72,7 @@ class Options:
     gate: GateKind = "none"
     retry: bool = False
     cascade: Cascade | None = None
+    resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         in_cascade = self.cascade.steps if self.cascade else frozenset[str]()

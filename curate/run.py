@@ -43,6 +43,7 @@ def curate(
     clock: Clock | None = None,
     advance: Callable[[int, str], None] = lambda n, note: None,
     planned: Plan | None = None,
+    tally: Tally | None = None,
 ) -> Result:
     """Bring the steps of `options` up to date for all clips.
 
@@ -56,12 +57,13 @@ def curate(
         clock: times commits.
         advance: called with (clips finished, a note) as work goes on.
         planned: what `plan.make` has just said, where the caller asked already; None asks here.
+        tally: counts as work goes on, for a caller who shows them; None makes one.
 
     Raises:
         JobError: more clips failed than `max_failures` allows; what worked is committed.
     """
     clock = clock or SystemClock()
-    result = Result(plan=planned or plan.make(catalog, options), tally=Tally())
+    result = Result(plan=planned or plan.make(catalog, options), tally=tally if tally is not None else Tally())
     start_ns = clock.mono_ns()
     by_steps: dict[tuple[Step, ...], list[Work]] = {}
     for work in result.plan.works:
@@ -71,6 +73,7 @@ def curate(
         _pixels(catalog, options, settings, steps, works, engine, cpus, clock, result.tally, advance)
     result.seconds["pixels"] = (clock.mono_ns() - start_ns) / 1e9
     tagging.run(catalog, result.plan.works, options, clock=clock, tally=result.tally)
+    advance(0, "tagged")
     result.seconds["all"] = (clock.mono_ns() - start_ns) / 1e9
     n_failed = len(result.tally.failed)
     if n_failed and n_failed > max_failures * len(result.plan.works):

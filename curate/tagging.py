@@ -45,6 +45,8 @@ def run(catalog: Catalog, works: Sequence[Work], options: Options, *, clock: Clo
         ]
         catalog.commit({"tags": tags.to_arrow()}, done, clock=clock)
         tally.add("tag", len(part), tags.height)
+        for work in part:
+            tally.seen(work).n_tagged += 1
 
 
 def tag(catalog: Catalog, clip_ids: Sequence[str], sheet: Sheet, embedder: OpenClipEmbedder | None = None) -> pl.DataFrame:
@@ -100,7 +102,9 @@ def _open_embedder(options: Options) -> OpenClipEmbedder:
         JobError: its file is not the one that the job began with.
     """
     assert options.embedder is not None and options.embedder_path is not None
-    embedder = openclip.OpenClipEmbedder(options.embedder_path, model_name=options.embedder_model)
+    embedder = openclip.OpenClipEmbedder(
+        options.embedder_path, model_name=options.embedder_model, device=options.resources.device
+    )
     options.embedder.check()  # after it was read: what was swapped until now is found
     return embedder
 

@@ -1,7 +1,8 @@
 """What a command talks through: `Context` (settings, store, clock) and `Output` (people, programs, progress).
 
-For people: aligned tables and lines on standard output, progress on standard error, only on a terminal and only for
-work longer than two seconds. For programs: `--json` prints exactly one JSON document on standard output.
+For people: aligned tables and lines on standard output, progress on standard error and only for work longer than two
+seconds. A bar is shown on a terminal only; a board (many lines that change) is one plain line every half minute elsewhere.
+For programs: `--json` prints exactly one JSON document on standard output.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from infra.clock import Clock, SystemClock
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from infra.store import Store
 
 PROGRESS_AFTER_S = 2.0  # shorter work gets no bar
+BOARD_EVERY_S = 0.5  # on a terminal
+BOARD_LINE_EVERY_S = 30.0  # elsewhere
 WIDTH_IN_A_PIPE = 160  # columns; nobody's terminal is asked there
 
 
@@ -62,12 +67,48 @@ class Task:
             self._progress.stop()
 
 
+class Board:
+    """Lines about a long piece of work, written anew while it goes on; `touch` may be called for every step of it.
+
+    Args:
+        output: whose standard error they go to.
+        lines: returns what a terminal shows, in place, and takes away at the end.
+        line: returns what anything else gets now and then.
+    """
+
+    def __init__(self, output: Output, lines: Callable[[], Sequence[str]], line: Callable[[], str]) -> None:
+        self._output, self._lines, self._line = output, lines, line
+        self._live: Live | None = None
+        self._every_ns = round((BOARD_EVERY_S if output.bars else BOARD_LINE_EVERY_S) * 1e9)
+        first_s = PROGRESS_AFTER_S if output.bars else BOARD_LINE_EVERY_S
+        self._due_ns = output.clock.mono_ns() + round(first_s * 1e9)
+
+    def touch(self) -> None:
+        """Show how it stands, if it is time."""
+        now_ns = self._output.clock.mono_ns()
+        if now_ns < self._due_ns or self._output.quiet:
+            return
+        self._due_ns = now_ns + self._every_ns
+        if not self._output.bars:
+            self._output.errors.print(_plain(self._line()), markup=False, soft_wrap=True)
+            return
+        if self._live is None:
+            self._live = Live(console=self._output.errors, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(Text(_plain("\n".join(self._lines())), no_wrap=True, overflow="crop"), refresh=True)
+
+    def close(self) -> None:
+        """Take the lines away."""
+        if self._live is not None:
+            self._live.stop()
+
+
 class Output:
     """Where a command's words go.
 
     Args:
         as_json: print one JSON document instead of tables and lines.
-        quiet: no progress bars.
+        quiet: no progress.
         stdout: where results go; the process's standard output by default.
     """
 
@@ -80,6 +121,7 @@ class Output:
         if not self.console.is_terminal:
             self.console.width = WIDTH_IN_A_PIPE
         self.errors = Console(file=sys.stderr, highlight=False)
+        self.quiet = quiet
         self.bars = not quiet and self.errors.is_terminal
 
     def line(self, text: str = "", style: str | None = None) -> None:
@@ -118,6 +160,15 @@ class Output:
             yield task
         finally:
             task.close()
+
+    @contextmanager
+    def board(self, lines: Callable[[], Sequence[str]], line: Callable[[], str]) -> Iterator[Board]:
+        """Show how a long piece of work stands, on standard error; see `Board`."""
+        board = Board(self, lines, line)
+        try:
+            yield board
+        finally:
+            board.close()
 
 
 def _plain(text: str) -> str:
