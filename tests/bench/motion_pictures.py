@@ -57,7 +57,7 @@ def write(path: Path, event: Interval, found: Sequence[Sequence[Interval]], fold
         rows += [np.zeros((GAP_PX, strip.shape[1], 3), np.uint8), _bar(intervals, (first_s, last_s), strip.shape[1], colour)]
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{path.stem}_{start_s:.1f}-{end_s:.1f}.png"
-    Image.fromarray(np.concatenate(rows)).quantize(128).save(target, optimize=True)
+    Image.fromarray(np.concatenate(rows)).save(target, optimize=True)
     return target
 
 
