@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from infra.errors import ArtefactError, UsageError
 from infra.keys import sha256_hex
-from infra.onnx_check import check_self_contained, ort_errors
+from infra.onnx_check import load, ort_errors
 from infra.picture import Rgb, letterbox
 
 
@@ -50,22 +50,12 @@ class OnnxBoxes:
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
-        import onnxruntime
-
         try:
             model = path.read_bytes()
         except OSError as error:
             raise UsageError(f"detector {str(path)!r}: {error.strerror}; give the .onnx file of a detector") from error
-        check_self_contained(model)
         self.simulated_world_only = _simulated_only(path, model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except ort_errors() as error:
-            raise ArtefactError(f"detector {path.name} cannot be loaded: {error}") from error
+        self._session = load(model, f"detector {path.name}", threads=threads)
         given, out = self._session.get_inputs()[0], self._session.get_outputs()[0]
         names = self._session.get_modelmeta().custom_metadata_map.get("names")
         shape = given.shape

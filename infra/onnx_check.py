@@ -1,4 +1,5 @@
-"""What an ONNX file refers to, read from its bytes before anything is loaded: no external files, no custom operators.
+"""What an ONNX file refers to, read from its bytes before anything is loaded: no external files, no custom operators. `load`
+opens what passed.
 
 ONNX Runtime resolves external tensor data against a folder and may be told to load libraries of custom operators; a model
 that came over a network must do neither (RELIABILITY.md row 45). The few fields that matter are read with a reader of
@@ -8,7 +9,10 @@ protobuf's wire format, because the `onnx` package is not part of the light inst
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
+from typing import Any
 
 from infra.errors import ArtefactError
 
@@ -99,6 +103,31 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise IndexError(f"number too long at byte {position}")
+
+
+def load(model: bytes, what: str, *, threads: int = 1) -> Any:
+    """Return the `onnxruntime.InferenceSession` of a model that needs nothing but its own bytes, on the CPU.
+
+    Args:
+        model: the bytes of the file.
+        what: what messages call it, such as `detector people.onnx`.
+        threads: of ONNX Runtime within one operator.
+
+    Raises:
+        ArtefactError: see `check_self_contained`; or ONNX Runtime cannot load it.
+    """
+    import onnxruntime
+
+    check_self_contained(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # its C++ log goes to stderr; errors reach us as exceptions
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a camera host has other work to do
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints there when a damaged model's names are not UTF-8
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except ort_errors() as error:
+        raise ArtefactError(f"{what} cannot be loaded: {str(error)[:300]}") from error
 
 
 def ort_errors() -> tuple[type[Exception], ...]:

@@ -25,8 +25,6 @@ This module reads no tables and decides nothing; onnxruntime and numpy only.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,10 +34,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra import video
+from infra import onnx_check, video
 from infra.artefacts import Bundle, StateSpec
 from infra.errors import ArtefactError
-from infra.onnx_check import check_self_contained, ort_errors
+from infra.onnx_check import ort_errors
 from infra.records import Clip, Prediction
 
 _ORT_TYPES = {"float32": "tensor(float)"}
@@ -256,19 +254,7 @@ def _ticks_ns(clip: Clip, pts: int) -> int:
 
 
 def _session(bundle: Bundle, threads: int) -> Any:
-    import onnxruntime
-
-    check_self_contained(bundle.model)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its C++ log goes to stderr; errors reach us as exceptions
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a Pi has other work to do
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints there when a damaged model's names are not UTF-8
-            session = onnxruntime.InferenceSession(bundle.model, options, providers=["CPUExecutionProvider"])
-    except ort_errors() as error:
-        raise ArtefactError(f"bundle {bundle.bundle_id}: model.onnx cannot be loaded: {error}") from error
+    session = onnx_check.load(bundle.model, f"bundle {bundle.bundle_id}: model.onnx", threads=threads)
     spec = bundle.spec
     if not spec.labels or len(set(spec.labels)) != len(spec.labels):
         raise ArtefactError(f"bundle {bundle.bundle_id}: labels {spec.labels}; legal: at least one, each once")

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from infra import durable, keys
 from infra.arrays import MAX_DIM, array_name, npy_bytes, vector_type
 from infra.errors import ArtefactError, UsageError
 from infra.images import ImageEncoder
-from infra.onnx_check import check_self_contained, ort_errors
+from infra.onnx_check import load, ort_errors
 from infra.picture import Rgb, fit, resize
 from ingest.frames import CONTAINER, name_clock
 from ingest.members import MemberFile, NameClock
@@ -48,20 +48,10 @@ class Extractor:
     """
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
         if not path.is_file():
             raise UsageError(f"extractor {str(path)[:200]!r}: no such file; give --extractor MODEL.onnx")
         model = path.read_bytes()
-        check_self_contained(model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except ort_errors() as error:
-            raise ArtefactError(f"extractor {path.name}: cannot be loaded: {str(error)[:300]}") from error
+        self._session = load(model, f"extractor {path.name}")
         self.name = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:100]
         self.sha256 = keys.sha256_hex(model)
         inputs = self._session.get_inputs()
