@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import threading
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -23,7 +25,7 @@ from curate.detect import Batch, read_weights
 from curate.pipeline import Stage
 from curate.plan import Options, Work
 from curate.run import Engine, Result, curate
-from infra.catalog import Catalog, open_catalog
+from infra.catalog import Catalog, Done, open_catalog
 from infra.errors import JobError
 from infra.settings import Settings
 from infra.store import DirStore
@@ -167,3 +169,23 @@ def test_two_jobs_at_once(tmp_path: Path, add_clip: AddClip, tiny_detector: Path
     expected, found = rows(stores[0]), rows(stores[1])
     assert all(expected[name].equals(found[name]) for name in expected)
     assert len(stores[1].done("tag")) == 8
+
+
+def test_what_a_kill_can_cost(catalog: Catalog, add_clip: AddClip) -> None:
+    """At no moment is more than a fortieth of a run's finished clips uncommitted: a killed driver does that much again."""
+    add_clip(catalog, "c0", b"first")
+    row = catalog.scan("clips").drop("batch_id").collect().row(0, named=True)
+    others = [{**row, "clip_id": f"{number:032x}", "key": f"clips/{number}.mp4"} for number in range(1, 400)]
+    catalog.commit({"clips": others}, [Done("clip", str(other["clip_id"]), "register", "f", 1, 1) for other in others])
+    uncommitted = []
+
+    def engine(works: Sequence[Work], stages: Sequence[Stage]) -> Iterator[Batch]:
+        for number, work in enumerate(works[:60]):
+            end = json.dumps({"n_frames": 0, "seconds": 0.0, "gops": []}).encode()
+            yield {"clip_id": np.array([work.clip_id]), "end": np.array([end], dtype=object)}
+            uncommitted.append(number + 1 - len(catalog.done("scan")))
+
+    scanned = Options(steps=("scan",), sheet=factors.parse(factors.DEFAULT))
+    run(catalog, scanned, engine)
+    assert max(uncommitted) == 400 // 40 - 1
+    assert uncommitted.count(0) == 6
