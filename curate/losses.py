@@ -14,9 +14,13 @@ from curate.query import Footage
 from infra import losses as floor
 from infra import where
 from infra.errors import QueryError
-from infra.losses import GATE, GATE_NOTE, MOVING, POSITIVE, WANTED, WHOLE, Loss
+from infra.losses import EVENT_S, GATE, GATE_NOTE, MOVING, POSITIVE, WANTED, WHOLE, Loss
 
 __all__ = ["GATE", "GATE_NOTE", "MOVING", "POSITIVE", "WANTED", "WHOLE", "Loss", "losses", "remarks", "table"]
+ONCE_NOTE = (
+    "{names}: looks once per cell (once_s); a frame counts as kept, too, where a certain look found a positive at most "
+    f"{EVENT_S:g} s from it"
+)
 
 
 def losses(
@@ -56,7 +60,7 @@ def remarks(footage: Footage, found: Sequence[Loss], *, slice_text: str = "", by
     if is_gated and not _named(slice_text, by) <= set(footage.clips.columns):
         return ["the packet gate can be judged by clip columns only"]
     if found:
-        return []
+        return [ONCE_NOTE.format(names=names)] if (names := ", ".join(loss.filter for loss in found if loss.is_once)) else []
     if footage.catalog.scan("gops", ["clip_id"]).head(1).collect().is_empty():
         return ["nothing was scanned yet: run camloop curate"]
     if is_gated or not footage.catalog.scan("looks", ["clip_id"]).head(1).collect().is_empty():

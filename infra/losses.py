@@ -8,6 +8,10 @@ dropped, those of the audit count as found where they meet all later conditions 
 says what this condition alone costs. The row "cascade" has the loss of all of them together. Looks have known probabilities
 (`infra.audit`), so the estimates hold for the footage that was curated, whatever it is; a slice has its own, wider interval.
 
+A stage that looks once per cell of some seconds (`once_s`) leaves out frames that meet its condition: it is to see an event,
+not each of its frames. So there a frame is *kept*, too, where a certain look found a positive at most `EVENT_S` from it. That
+is known of every frame, looked at or not; recall is the share of positive frames that such a look stands for.
+
 The packet gate's row is of the clips in which it dropped something: some p_keep is below 1. A clip that it decoded whole
 (its search or its alarms asked for everything) looks in the tables like one that was scanned without a gate, so that its
 positives, all kept, are not counted: over all footage that went through the gate recall is higher (`GATE_NOTE`).
@@ -52,6 +56,8 @@ class Loss:
     unit: str
     group: tuple[Any, ...]
     audit: Audit
+    is_once: bool = False
+    """Whether a stage of it looks once per cell, so that one look stands for the frames near it."""
 
     @property
     def is_whole(self) -> bool:
@@ -185,22 +191,40 @@ def _stages(units: pl.DataFrame, looks: pl.DataFrame, chain: Sequence[str], by: 
     shares = [pl.when(passed[number]).then(1.0).otherwise(f"share{number}") for number in range(len(chain))]
     seen = [pl.col(f"p{number}").is_not_null() for number in range(len(chain))]
     always = pl.lit(True)
+    once = [_is_once(units, looks.filter(pl.col("stage") == stage)) for stage in chain]
     for number, stage in enumerate(chain):
         later = pl.all_horizontal(always, *passed[number + 1 :])
-        judged = units.filter(pl.all_horizontal(always, *passed[:number])).with_columns(
-            kept=passed[number],
+        judged = units.filter(pl.all_horizontal(always, *passed[:number]))
+        judged = _kept(judged, passed[number], later & pl.col("positive"), once[number]).with_columns(
             p_look=shares[number],
             n_positive=pl.when(seen[number]).then((later & pl.col("positive")).cast(pl.Int64)),
         )
         for group, mine in _grouped(judged, by):
-            yield Loss(filter=prefix + stage, unit="frame", group=group, audit=audit(mine))
-    judged = units.with_columns(
-        kept=pl.all_horizontal(passed),
+            yield Loss(filter=prefix + stage, unit="frame", group=group, audit=audit(mine), is_once=once[number])
+    judged = _kept(units, pl.all_horizontal(passed), pl.col("positive"), any(once)).with_columns(
         p_look=functools.reduce(operator.mul, shares),
         n_positive=pl.when(seen[-1]).then(pl.col("positive").cast(pl.Int64)),
     )
     for group, mine in _grouped(judged, by):
-        yield Loss(filter=prefix + WHOLE, unit="frame", group=group, audit=audit(mine))
+        yield Loss(filter=prefix + WHOLE, unit="frame", group=group, audit=audit(mine), is_once=any(once))
+
+
+def _is_once(units: pl.DataFrame, looks: pl.DataFrame) -> bool:
+    """Say whether a stage looked once per cell: of the frames that met its condition it did not look at all for certain."""
+    mine = looks.join(units.select("clip_id").unique(), on="clip_id", how="semi")
+    return int(mine["n_passed"].sum() or 0) > int(mine["passed"].sum() or 0)
+
+
+def _kept(units: pl.DataFrame, certain: pl.Expr, found: pl.Expr, is_once: bool) -> pl.DataFrame:
+    """Add `kept`: what a filter looks at for certain; with cells also what is near a certain look that `found` something."""
+    units = units.with_columns(kept=certain)
+    if not is_once:
+        return units
+    stands = units.filter(pl.col("kept") & found).select("clip_id", "pts_s", _stands_s="pts_s").sort("pts_s")
+    near = units.sort("pts_s").join_asof(
+        stands, on="pts_s", by="clip_id", strategy="nearest", tolerance=EVENT_S, check_sortedness=False
+    )
+    return near.with_columns(kept=pl.col("kept") | pl.col("_stands_s").is_not_null()).drop("_stands_s")
 
 
 def _joined(units: pl.DataFrame, looks: pl.DataFrame, chain: Sequence[str]) -> pl.DataFrame:
