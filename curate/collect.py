@@ -2,7 +2,8 @@
 
 Frames arrive in any order and mixed with other clips'. A clip is complete when its end row is there and as many frames
 as that row names. Complete clips are committed every fortieth of the run (`LEAST_CLIPS` to `CLIPS` clips) or every `SECONDS`
-seconds, whichever comes first: that is what a kill can cost, beside the clips that are in work. A failed clip becomes a row of `failures`, once per try; it is never done.
+seconds, whichever comes first: that is what a kill can cost, beside the clips that are in work. A failed clip becomes a row
+of `failures`, once per try; it is never done.
 """
 
 from __future__ import annotations
