@@ -7,14 +7,14 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from curate import cascade, estimate, factors, follow, plan, run_page
+from curate import cascade, estimate, factors, follow, pipeline, plan, run_page
 from curate.collect import Tally
 from curate.detect import read_weights
 from curate.estimate import Prices, Rate
@@ -105,6 +105,29 @@ class TestEstimate:
         rate = estimate.of_sample(catalog, todo, wanted, Settings())
         assert rate is not None and rate.core_s_per_s > 0 and "2 of these clips" in rate.says
         assert catalog.snapshot() == before
+
+    def test_opening_does_not_count(
+        self, catalog: Catalog, add_clip: AddClip, tiny_detector: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two clips of 3 s, 3 s of work each: a core-second a second, however long models and decoders take to be there."""
+        wanted, clock, calls = options(tiny_detector), FakeClock(), list[str]()
+
+        def opens() -> Callable[[plan.Work], Iterator[dict[str, list[bytes]]]]:
+            calls.append("open")
+            clock.advance_s(100.0)
+
+            def work_on(work: plan.Work) -> Iterator[dict[str, list[bytes]]]:
+                calls.append("work")
+                clock.advance_s(50.0 if calls.count("work") == 1 else 3.0)
+                yield {"end": [b"{}"]}
+
+            return work_on
+
+        stage = pipeline.Stage(step="decode", make=opens, batch_size=1, num_cpus=1.0, workers=(1, 1))
+        monkeypatch.setattr(pipeline, "table", lambda *_, **__: [stage])
+        rate = estimate.of_sample(catalog, plan.make(made(catalog, add_clip), wanted), wanted, Settings(), clock=clock)
+        assert rate is not None and rate.core_s_per_s == pytest.approx(1.0)
+        assert calls == ["open", "work", "work", "work"]
 
     def test_of_an_earlier_run(self, catalog: Catalog, add_clip: AddClip, tiny_detector: Path) -> None:
         """A run that was asked for the same says how long it took; one that was asked for something else does not."""
