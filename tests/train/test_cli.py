@@ -90,6 +90,7 @@ def test_from_real_clips_to_a_verdict(
     assert {"train", "export", "evaluate"} <= set(runs["command"].to_list())
 
 
+@pytest.mark.slow  # tests/test_real_footage.py asks the same of the same clips, from the memory card on
 @pytest.mark.real
 def test_groups_of_one_class_are_unknown_and_said(
     action_store: Callable[..., tuple[Catalog, Selection]], camloop: Commands, tmp_path: Path

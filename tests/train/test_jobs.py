@@ -35,15 +35,31 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_ray_worker_gives_the_same_bits(dots: tuple[Catalog, Selection], dots_run: Run, tmp_path: Path) -> None:
+    """The last weights of a Ray worker equal those of the plain loop."""
+    catalog, _ = dots
+    plan, plain = in_the_loop(dots, dots_run, epochs=1)
+    last = jobs.ray_run(catalog.store, plan, num_cpus=1, records=str(tmp_path))
+    assert last.finished
+    assert all(torch.equal(last.model[name], value) for name, value in plain.model.items())
+
+
+def in_the_loop(dots: tuple[Catalog, Selection], dots_run: Run, *, epochs: int) -> tuple[jobs.Plan, Checkpoint]:
+    """Return a run of so many epochs, and what the plain loop makes of it."""
+    _, footage, _ = dots_run
+    recipe = dataclasses.replace(dots_run[0].recipe, name=f"ray{epochs}", epochs=epochs)
+    plan = jobs.plan("dots", dots[1], recipe)
+    return plan, jobs.run(MemoryStore(), plan, footage)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_ray_worker_goes_on_to_the_same_bits(
     dots: tuple[Catalog, Selection], dots_run: Run, tmp_path: Path
 ) -> None:
     """The worker is killed after its first epoch; Ray starts another, and the last weights equal those of the plain loop."""
-    catalog, selection = dots
-    _, footage, _ = dots_run
-    recipe = dataclasses.replace(dots_run[0].recipe, name="ray", epochs=4)
-    plan = jobs.plan("dots", selection, recipe)
-    plain = jobs.run(MemoryStore(), plan, footage)
+    catalog, _ = dots
+    plan, plain = in_the_loop(dots, dots_run, epochs=4)
     killed: list[int] = []
 
     def kill_after_first_epoch() -> None:
