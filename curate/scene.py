@@ -37,7 +37,7 @@ CELLS: Final = (9, 16)  # rows, columns of the sharpness map and of flicker
 BANDS, BAND_PX, BLOCK_PX = 16, 10, 16  # noise is measured in so many bands of rows, at the size of the file
 SMOOTH: Final = 10  # percentile of the blocks' noise: the others have texture, or rain
 UNCLIPPED: Final = (4, 251)  # luma of blocks that show noise at all
-LIT: Final = (25.0, 250.0)  # of a pixel that shows a cast
+LIT: Final = 10.0  # mean of a pixel that shows a cast; a white one counts, or shade over it would be a cast
 LEAST_LIT: Final = 0.1  # of the picture
 FOLLOWING: Final = 3  # pictures after a kept one
 FOLLOWING_S: Final = 0.5  # the longest time that they may take
@@ -82,11 +82,11 @@ def cast(rgb: NDArray[np.uint8]) -> tuple[float, float] | None:
         rgb: uint8 (H, W, 3), RGB, small.
 
     Returns:
-        None for a picture that is too dark, clipped, or grey altogether: infrared has no cast.
+        None for a picture that is too dark, or grey altogether: infrared has no cast.
     """
     flat = rgb.reshape(-1, 3).astype(np.float32)
     mean = flat.mean(axis=1)
-    shown = (mean >= LIT[0]) & (flat.max(axis=1) <= LIT[1])
+    shown = mean >= LIT
     if shown.mean() < LEAST_LIT or quality.colourfulness(rgb) < quality.GREY * float(mean.mean()):
         return None
     red, green, blue = flat[shown].T

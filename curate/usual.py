@@ -66,7 +66,8 @@ SCENE_LIMITS: Final[Mapping[str, float]] = MappingProxyType({
     "edges": 0.05,  # if the usual structure is at least this
     "black": 12.0,  # mean luma up to which a lens is covered or the light is out
     "dirt": 0.08,  # of the cells that are usually sharp: a van with plain sides on an eighth of the picture takes .04;
-    "bright": 0.4,  # of the usual light: in a darker picture nothing is sharp,
+    "bright": 0.4,  # of the usual light: of a darker picture neither dirt nor cast is said
+    "same": 0.75,  # agreement that the other days have: where they differ more, as things come and go, nothing is said of dirt
     "cast": 0.12,  # length of (red, blue) away from the usual
     "noise": 2.0,  # times the usual; both plus a grey level
     "flicker": 0.01,  # of the light, more than usual
@@ -194,7 +195,7 @@ def _held_against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             found |= {f"{name}_usual": _median(np.delete(values, i)) for name, values in beside.items()}
             right, down, there = scene.displacement(fields[i], others[i])
             found |= {"right": right, "down": down, "agreement_there": there}
-            found |= _dirt(sharp[i].reshape(scene.CELLS), np.median(np.delete(sharp, i, axis=0), axis=0).reshape(scene.CELLS))
+            found |= _dirt(sharp[i].reshape(scene.CELLS), np.delete(sharp, i, axis=0).reshape(-1, *scene.CELLS))
         made.append(found)
     return made
 
@@ -205,10 +206,16 @@ def _median(values: NDArray[np.float64]) -> float | None:
     return float(np.median(known)) if len(known) >= LEAST_DAYS else None
 
 
-def _dirt(cells: NDArray[np.float64], usual: NDArray[np.float64]) -> dict[str, float | None]:
-    """Return the share of cells that lost their sharpness, and where their middle lies."""
+def _dirt(cells: NDArray[np.float64], others: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return the share of cells that lost their sharpness, and where their middle lies.
+
+    Args:
+        cells: float (9, 16), sharpness of the clip's cells; NaN where unknown.
+        others: float (n, 9, 16), of the others; a cell counts that is sharp on three quarters of them.
+    """
     nothing: dict[str, float | None] = {"dirt": None, "dirt_right": None, "dirt_down": None}
-    judged = usual >= LEAST_SHARP
+    usual = np.median(others, axis=0)
+    judged = np.percentile(others, 25, axis=0) >= LEAST_SHARP
     if judged.sum() < LEAST_CELLS or np.isnan(cells).any():
         return nothing
     kept = np.minimum(cells / np.maximum(usual, LEAST_SHARP), 1)  # noise makes some sharper, and others no duller
@@ -234,9 +241,7 @@ def scene_notes(hours: pl.DataFrame) -> list[tuple[str, str, str]]:
             mine = day.filter(f"is {name}")
             if mine.height >= min(2, day.height):
                 middle, first = mine.row(mine.height // 2, named=True), mine["hour"].to_list()[0]
-                said.append(
-                    f"{_words(name, middle)}, {mine.height} of {day.height} hours compared, from {first}:00 on"
-                )
+                said.append(f"{_words(name, middle)}, {mine.height} of {day.height} hours compared, from {first}:00 on")
         if said:
             found.append((str(day["camera_id"][0]), str(day["day"][0]), "; ".join(said)))
     return found
@@ -254,14 +259,15 @@ def _signs() -> dict[str, pl.Expr]:
         & (col("agreement_there") >= limit["agree"])
         & (col("agreement_there") >= limit["gain"] * col("agreement"))
     )
+    is_lit = col("light") >= limit["bright"] * col("light_usual")
     same_view = ~covered & ~moved & ~lost
     cast = ((col("cast_red") - col("cast_red_usual")) ** 2 + (col("cast_blue") - col("cast_blue_usual")) ** 2).sqrt()
     return {
         "covered": covered,
         "moved": moved & ~covered,
         "another view": lost & ~moved & ~covered,
-        "dirt": same_view & (col("dirt") >= limit["dirt"]) & (col("light") >= limit["bright"] * col("light_usual")),
-        "cast": same_view & (cast >= limit["cast"]),
+        "dirt": same_view & is_lit & (col("agreement_usual") >= limit["same"]) & (col("dirt") >= limit["dirt"]),
+        "cast": same_view & is_lit & (cast >= limit["cast"]),
         "noise": same_view & (col("noise") + 1 >= limit["noise"] * (col("noise_usual") + 1)),
         "flicker": same_view & (col("flicker") - col("flicker_usual") >= limit["flicker"]),
     }
