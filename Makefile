@@ -31,9 +31,14 @@ check: $(STAMP)
 # One order of the tests for everybody; another one with CAMLOOP_TEST_SEED=NUMBER.
 CAMLOOP_TEST_SEED ?= 1578579365
 
-test: check
+# Types are checked on the second core meanwhile, and said at the end.
+test: $(STAMP)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports
 	@tests/apt_packages.sh tests/apt-packages.txt
-	@$(BIN)/python -m pytest -m "not slow" --randomly-seed=$(CAMLOOP_TEST_SEED)
+	@$(BIN)/mypy >$(VENV)/mypy.txt 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest -m "not slow" --randomly-seed=$(CAMLOOP_TEST_SEED); tested=$$?; \
+	wait $$types; typed=$$?; cat $(VENV)/mypy.txt; exit $$((tested + typed))
 
 test-all: check
 	@tests/apt_packages.sh tests/apt-packages.txt tests/apt-packages-slow.txt
