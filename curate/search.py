@@ -57,8 +57,8 @@ def nearest_boxes(
     if (text is None) == (box is None):
         raise QueryError("boxes_like needs either text='a person in a red jacket' or box=DET_ID")
     found = views.detections(catalog).select("clip_id", "pts", "det_id", "class_name", "score", "x1", "y1", "x2", "y2")
-    rows = catalog.scan("embeddings").filter(pl.col("det_id").is_not_null())
-    rows = rows.join(found, on=["clip_id", "pts", "det_id"], how="inner").sort("clip_id", "det_id").collect()
+    vectors = catalog.scan("embeddings").filter(pl.col("det_id").is_not_null())
+    rows = vectors.join(found, on=["clip_id", "pts", "det_id"], how="inner").sort("clip_id", "det_id").collect()
     if rows.is_empty():
         raise QueryError('no boxes with embeddings: run camloop curate with a cascade whose embed stage says on = "boxes"')
     own = rows.filter(pl.col("det_id") == (box or ""))
