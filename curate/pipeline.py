@@ -244,12 +244,14 @@ def rebatched(stream: Iterator[Batch], size: int, *, wait_s: float = WAIT_S, clo
         since_ns = since_ns if held else now_ns
         held.append(batch)
         n += len(batch["end"])
-        is_late = now_ns - since_ns >= wait_s * 1e9
-        while n >= size or (n and is_late):
+        while n >= size:
             merged = _merged(held)
             yield {name: column[:size] for name, column in merged.items()}
-            held, n = [{name: column[size:] for name, column in merged.items()}] if n > size else [], max(0, n - size)
+            held, n = [{name: column[size:] for name, column in merged.items()}] if n > size else [], n - size
             since_ns = clock.mono_ns()  # until now the taker was busy
+        if n and now_ns - since_ns >= wait_s * 1e9:
+            yield _merged(held)
+            held, n = [], 0
     if n:
         yield _merged(held)
 
