@@ -175,6 +175,8 @@ def _work(
         if options.embedder_path is not None:
             name, _ = openclip.describe(options.embedder_path, options.embedder_model)
             run.inputs["openclip"] = {"source": name, "path": str(options.embedder_path), "model_name": options.embedder_model}
+        if options.cascade is not None and (cuts := [look for look in options.cascade.looks if look.crops]):
+            run.inputs["openclip_boxes"] = {"source": cuts[-1].source, "path": str(cuts[-1].path), "model_name": cuts[-1].model}
         run.inputs |= {"resources": told} if (told := options.resources.told()) else {}
         tally, total, start_ns = Tally(), live.Total.of(made.works), context.clock.mono_ns()
 

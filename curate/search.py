@@ -112,7 +112,8 @@ def _embedder(
 def _last_used(catalog: Catalog, sources: Sequence[str]) -> dict[str, Any]:
     runs = catalog.scan("runs", ["command", "inputs", "end_ns"]).filter(pl.col("command") == "curate").sort("end_ns").collect()
     for inputs in reversed(runs["inputs"].to_list()):
-        used: dict[str, Any] = json.loads(inputs or "{}").get("openclip") or {}
-        if used.get("source") in sources:
-            return used
+        told: dict[str, dict[str, Any] | None] = json.loads(inputs or "{}")
+        for used in (told.get("openclip"), told.get("openclip_boxes")):
+            if used and used.get("source") in sources:
+                return used
     raise QueryError(f"nobody knows where the weights of {sources[-1]} are: give weights=PATH")
