@@ -87,15 +87,18 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
         scans: whether clips are scanned; if not, just their kept frames are decoded.
         cpus: cores that all workers have together.
     """
-    cells = {"once_s": cascade.lengths(seen), "grid_s": options.every_s}
     sizes = {look.pixels: look.pixels_px for look in seen}
     every_s, most = options.every_s if scans else None, max(1, cpus // 2 if seen else cpus)
     resources = options.resources
     gpu = math.floor(100 / len(seen)) / 100 if seen and resources.needs_gpu else 0.0  # a worker of each fits on one
+    decode = partial(
+        Decode, settings, store_url, sizes, every_s, score=options.score, gate=options.gate, once_s=cascade.lengths(seen),
+        grid_s=options.every_s,
+    )  # fmt: skip
     stages = [
         Stage(
             step="decode",
-            make=partial(Decode, settings, store_url, sizes, every_s, score=options.score, gate=options.gate, **cells),
+            make=decode,
             batch_size=1,
             num_cpus=0.5,
             workers=resources.workers.get("decode", (1, most)),
