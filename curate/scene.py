@@ -1,6 +1,6 @@
 """What a clip shows of its camera: noise, colour cast, flicker, an outline, sharpness by place. Classical, pure functions.
 
-    a kept picture  -> noise, cast          -> medians over the clip ------------------+
+    a kept picture -> noise, cast           -> medians over the clip ------------------+
          \\-> at `WIDE_PX` -> median picture -> outline, sharpness of each cell -------+--> a row of table `scenes`
     it and the 3 pictures after it -> flicker -> median over the clip -----------------+
 
@@ -31,9 +31,10 @@ from infra import video
 VERSION: Final = 1
 SMALL_PX: Final = 160  # longer side of the outline, of the pictures that cast and flicker are measured in
 WIDE_PX: Final = 2 * SMALL_PX  # and of the median picture
-MOST_PICTURES: Final = 32  # behind the median picture: 2 MB; of a longer clip every second, fourth, ... kept one
+MOST_PICTURES: Final = 16  # that are measured: of a longer clip every second, fourth, ... kept one
 CELLS: Final = (9, 16)  # rows, columns of the sharpness map and of flicker
 
+PLANAR: Final = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray"})
 BANDS, BAND_PX, BLOCK_PX = 16, 10, 16  # noise is measured in so many bands of rows, at the size of the file
 SMOOTH: Final = 10  # percentile of the blocks' noise: the others have texture, or rain
 UNCLIPPED: Final = (4, 251)  # luma of blocks that show noise at all
@@ -187,41 +188,40 @@ class Look:
     """Watches the pictures of one clip, in order within each stretch, and makes its row."""
 
     def __init__(self) -> None:
-        self._noise: list[float] = []
-        self._cast: list[tuple[float, float]] = []
+        self._noise: list[float | None] = []
+        self._cast: list[tuple[float, float] | None] = []
         self._flicker: list[float] = []
         self._wide: list[Luma] = []
         self._every, self._n = 1, 0
         self._following: list[Luma] = []
         self._since_s = 0.0
 
-    @staticmethod
-    def needed(all_pts: Sequence[int], kept: Collection[int]) -> set[int]:
-        """Return the pts that `see` wants besides the kept ones: those of the pictures after each of them."""
+    def needed(self, all_pts: Sequence[int], kept: Collection[int]) -> set[int]:
+        """Return the pts of a stretch that `see` wants besides the kept ones: the pictures after each that is measured."""
         places = [place for place, pts in enumerate(all_pts) if pts in kept]
-        return {pts for place in places for pts in all_pts[place + 1 : place + 1 + FOLLOWING]}
+        measured = [place for number, place in enumerate(places) if (self._n + number) % self._every == 0]
+        return {pts for place in measured for pts in all_pts[place + 1 : place + 1 + FOLLOWING]}
 
     def see(self, picture: video.Picture, is_kept: bool) -> None:
-        """Take a picture; costs nothing unless it is kept or one of those right after a kept one."""
-        self._follow(picture, is_kept)
-        if not is_kept:
+        """Take a picture; costs nothing unless it is measured or one of those right after one that is."""
+        is_measured = is_kept and self._n % self._every == 0
+        self._n += is_kept
+        self._follow(picture, is_measured)
+        if not is_measured:
             return
-        self._n += 1
-        if (found := noise(picture.gray())) is not None:
-            self._noise.append(found)
-        if (colour := cast(picture.rgb(_within(picture.size_px, SMALL_PX)))) is not None:
-            self._cast.append(colour)
-        if (self._n - 1) % self._every == 0:
-            self._wide.append(picture.gray(_within(picture.size_px, WIDE_PX)).copy())
+        self._noise.append(noise(_stored(picture)))
+        self._cast.append(cast(picture.rgb(_within(picture.size_px, SMALL_PX))[::2, ::2]))
+        self._wide.append(picture.gray(_within(picture.size_px, WIDE_PX)).copy())
         if len(self._wide) == MOST_PICTURES:
-            self._wide, self._every = self._wide[::2], 2 * self._every
+            self._noise, self._cast, self._wide = self._noise[::2], self._cast[::2], self._wide[::2]
+            self._every *= 2
 
-    def _follow(self, picture: video.Picture, is_kept: bool) -> None:
-        """Gather a kept picture and those right after it, and measure their flicker."""
+    def _follow(self, picture: video.Picture, is_measured: bool) -> None:
+        """Gather a measured picture and those right after it, and measure their flicker."""
         time_s = float(picture.pts * picture.time_base)
         if self._following and not 0 < time_s - self._since_s <= FOLLOWING_S:
             self._following = []
-        if not self._following and not is_kept:
+        if not self._following and not is_measured:
             return
         if not self._following:
             self._since_s = time_s
@@ -237,13 +237,14 @@ class Look:
             return None
         median = np.median(np.stack(self._wide), axis=0).astype(np.float32)
         outline = _halved(median)
-        red, blue = np.median(self._cast, axis=0) if self._cast else (None, None)
+        casts, noises = ([one for one in found if one is not None] for found in (self._cast, self._noise))
+        red, blue = np.median(casts, axis=0).tolist() if casts else (None, None)
         is_large = min(median.shape) >= 3 * max(CELLS)
         return {
             "n_pictures": self._n,
-            "noise": float(np.median(self._noise)) if self._noise else None,
-            "cast_red": None if red is None else float(red),
-            "cast_blue": None if blue is None else float(blue),
+            "noise": float(np.median(noises)) if noises else None,
+            "cast_red": red,
+            "cast_blue": blue,
             "flicker": float(np.median(self._flicker)) if self._flicker else None,
             "outline": base64.b64encode(outline.tobytes()).decode(),
             "outline_width_px": outline.shape[1],
@@ -260,6 +261,16 @@ def unpacked(row: dict[str, Any]) -> dict[str, Any]:
 def outline_of(row: dict[str, Any]) -> Luma:
     """Return the outline of a row of table `scenes`: uint8 (H, W)."""
     return np.frombuffer(row["outline"], np.uint8).reshape(row["outline_height_px"], row["outline_width_px"])
+
+
+def _stored(picture: video.Picture) -> Luma:
+    """Return the luma of a picture as it is stored, unturned: uint8 (H, W); a view where the decoder gives luma by itself."""
+    frame = picture.frame
+    if frame.format.name not in PLANAR:
+        return picture.gray()
+    plane = frame.planes[0]
+    rows: Luma = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return rows[: frame.height, : frame.width]
 
 
 def _halved(luma: NDArray[np.float32]) -> Luma:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curate import scan, scene, usual
+from curate import factors, scan, scene, usual
+from curate.plan import Options
 from curate.query import open_catalog as open_footage
+from curate.run import curate
 from infra import video
 from infra.catalog import Catalog, Done
+from infra.settings import Settings
 
 WIDTH, HEIGHT = 320, 180
 NOON_NS = 1_750_503_600_000_000_000  # 2025-06-21 11:00 UTC
@@ -273,6 +277,21 @@ def test_a_long_clip_holds_few_pictures_and_the_same_outline() -> None:
     assert np.array_equal(
         scene.outline_of(scene.unpacked(row)), scene._halved(frame.reformat(format="gray").to_ndarray().astype(np.float32))
     )
+
+
+def test_a_run_writes_a_row_per_clip_and_the_default_run_none(
+    catalog: Catalog, add_clip: Callable[..., str], clip: Path
+) -> None:
+    """Through the decoder's child and the collector: a live row with score 2; scanned in the default way, it is gone."""
+    clip_id = add_clip(catalog, "yard", clip.read_bytes())
+    options = Options(steps=("scan",), sheet=factors.parse(factors.DEFAULT), score=2)
+    curate(catalog, options, Settings())
+    rows = catalog.scan("scenes").collect()
+    assert rows["clip_id"].to_list() == [clip_id] and rows["flicker"][0] > 0.04 and len(rows["sharpness"][0]) == 144
+    assert scene.outline_of(rows.row(0, named=True)).shape == (HEIGHT // 2, WIDTH // 2)
+    curate(catalog, dataclasses.replace(options, score=1), Settings())
+    assert catalog.scan("scenes").collect().is_empty() and not catalog.scan("frames").collect().is_empty()
+    assert usual.unlike(open_footage(catalog.store)) == []
 
 
 @pytest.mark.parametrize("noise_sd", [1.0, 2.0, 6.0])
