@@ -123,8 +123,8 @@ def _listed(rows: Sequence[Row], picture: Thumbnail | None, boxes: Sequence[Box]
     """Return the cells of one event."""
     first, last = rows[0], rows[-1]
     begins_ns, ends_ns, zone = first["start_utc_ns"], last["end_utc_ns"], first["time_zone"]
-    day = "time unknown" if begins_ns is None else local(begins_ns, zone)[:10]
-    times = "" if None in (begins_ns, ends_ns) else f"{local(begins_ns, zone)[11:]} to {local(ends_ns, zone)[11:]} {zone}"
+    day = "time unknown" if begins_ns is None else f"{local(begins_ns, zone)[:10]} {zone}"
+    times = "" if None in (begins_ns, ends_ns) else f"{local(begins_ns, zone)[11:]} to {local(ends_ns, zone)[11:]}"
     doubts = ["may have begun earlier"] * (not first["start_known"]) + ["may have gone on"] * (not last["end_known"])
     when = [_cell(day, times), _cell("", ", ".join(doubts))]
     shown_rows = rows if len(rows) <= PIECES else [*rows[: PIECES - 1], rows[-1]]

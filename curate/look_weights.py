@@ -18,7 +18,7 @@ from typing import Final
 import polars as pl
 
 from infra.catalog import Catalog
-from infra.views import DETECT, clips_view, looked_at
+from infra.views import DETECT, clip_columns, looked_at
 
 WEIGHT: Final = "look_weight"
 
@@ -26,11 +26,11 @@ WEIGHT: Final = "look_weight"
 def judged(catalog: Catalog, columns: Iterable[str]) -> frozenset[str]:
     """Return those of the columns whose values are known by the judge's looks: n_<class>, p_look, factors made by rules."""
     names = set(columns)
-    counts = {name for name in names if name.startswith("n_")}
-    if counts:
-        counts -= set(clips_view(catalog).collect_schema())  # counts of files, and attributes of cameras
-    by_rule = catalog.scan("tags", ["factor", "source"]).filter(pl.col("source").str.starts_with("rule@"))
-    return frozenset(counts | names & {*by_rule.select(pl.col("factor").unique()).collect()["factor"], "p_look"})
+    tags = catalog.scan("tags", ["factor", "source"])
+    said = tags.select("factor", by_rule=pl.col("source").str.starts_with("rule@")).unique().collect()
+    by_rule, others = (set(said.filter(pl.col("by_rule") == kind)["factor"]) for kind in (True, False))
+    counts = {name for name in names if name.startswith("n_")} - others - clip_columns(catalog)
+    return frozenset(counts | names & {*by_rule, "p_look"})
 
 
 def weighed(catalog: Catalog, frames: pl.LazyFrame, source: str | None = None) -> pl.LazyFrame:

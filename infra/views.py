@@ -54,6 +54,11 @@ def class_column(class_name: str) -> str:
     return "n_" + (re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_") or "unnamed")
 
 
+def clip_columns(catalog: Catalog) -> frozenset[str]:
+    """Return what is known of a whole clip but its factors: columns of `clips`, its camera's, their attributes, n_failures."""
+    return frozenset({*_clips(catalog)[0].collect_schema(), "n_failures"})
+
+
 def clips_view(catalog: Catalog) -> pl.LazyFrame:
     """Return one row per live clip, sorted by clip_id (see the module).
 

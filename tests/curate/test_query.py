@@ -127,12 +127,14 @@ def test_what_a_cascade_saw_counts_by_its_looks(
 
 
 def test_what_hangs_on_the_judge_is_derived(catalog: Catalog, add_clip: AddClip) -> None:
-    """Classes do, counts of a file and what cameras.toml calls n_lanes do not, whatever begins with n_."""
+    """Classes do, counts of a file, a camera's attribute and a tag's factor that are called n_... do not."""
     cascaded(catalog, add_clip(catalog, "a", LEVELS), 0.25)
     camera = {"camera_id": "cam1", "camera_number": 1, "valid_from_ns": 0, "created_ns": 1, "attributes": '{"n_lanes": "2"}'}
     catalog.append("cameras", [camera])
-    columns = [*catalog.scan("clips").collect_schema(), "n_failures", "n_lanes", "hour", "n_person", "n_kite", "p_look"]
-    assert look_weights.judged(catalog, columns) == {"n_person", "n_kite", "p_look"}
+    tag = {"clip_id": catalog.scan("clips", ["clip_id"]).collect()["clip_id"][0], "pts": 0, "factor": "n_lamps", "name": "2"}
+    catalog.commit({"tags": [tag | {"source": "prompts@1"}]}, [Done("clip", tag["clip_id"], "tag", "f", 1, 1)])
+    columns = ["n_failures", "n_lanes", "n_lamps", "hour", "n_person", "n_kite", "p_look"]
+    assert look_weights.judged(catalog, [*catalog.scan("clips").collect_schema(), *columns]) == {"n_person", "n_kite", "p_look"}
     assert open_catalog(catalog.store).frames.distribution(by=["n_lanes"]).table["footage_s"].to_list() == [pytest.approx(2.0)]
 
 
