@@ -15,11 +15,12 @@ The footage, 1080p at 30 frames/s as in the seed:
 - three real clips that cascade.py names; busy, and shown only: nobody's whole day is like that.
 
 Core-seconds are CPU seconds of the process and its decoder. *read* is reading all packets of the clip's file, measured alone;
-*gate, decode* is the decoder's rest; a model's are its stage's calls; *commit* is writing tables; *rest* is everything else (frames
-from the decoder to the models, rows). What one second of the same footage takes is subtracted from each: starting, opening
-models. Reading a bucket costs waiting, not cores: --gb-read prices it. The days are extrapolated, not run: 24 hours like the
-clip's; N cores as .8 N single ones and money as `camloop curate --plan` counts them (curate/estimate.py), people's money and
-hours as `camloop query --coverage` does (curate/costs.py). The seed names no GPU and no price of one; so none stands here.
+*gate, decode* is the decoder's rest; a model's are its stage's calls; *commit* is writing tables; *rest* is everything else
+(frames from the decoder to the models, rows). What one second of the same footage takes is subtracted from each: starting,
+opening models. Reading a bucket costs waiting, not cores: --gb-read prices it. The days are extrapolated, not run: 24 hours
+like the clip's; N cores as .8 N single ones and money as `camloop curate --plan` counts them (curate/estimate.py), people's
+money and hours as `camloop query --coverage` does (curate/costs.py). The seed names no GPU and no price of one; so none stands
+here.
 
 World, stages and seed were committed before the first run; nothing changed after it.
 """
