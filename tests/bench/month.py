@@ -73,11 +73,10 @@ def main() -> None:
             flush=True,
         )
     month = MONTH_S * motion_world.FPS
+    print(f"a month of {month / 1e6:.1f} M frames, extrapolated:")
     for what, cpu_s in (("gate, audit and looks", cpu_all_s), ("reading the packets alone", packets_s)):
         hours = month * cpu_s / n_all / 3600
-        print(
-            f"a month ({month / 1e6:.1f} M frames), {what}: {hours:.2f} h of one core, {30 * hours:.0f} min on two cores (extrapolated)"
-        )
+        print(f"- {what}: {hours:.2f} h of one core, {30 * hours:.0f} min on two cores")
 
 
 if __name__ == "__main__":
