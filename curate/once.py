@@ -19,7 +19,7 @@ from infra import video
 
 def column(once_s: float) -> str:
     """Return the column of a batch that says which frames are the first of their cell."""
-    return f"first_{once_s!r}"
+    return f"first_{round(once_s * 1_000_000)}_us"
 
 
 class Firsts:

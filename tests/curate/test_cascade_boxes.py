@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from curate.query import open_catalog as open_footage
 from curate.run import curate
 from infra import video
 from infra.catalog import Catalog
+from infra.cli import main
 from infra.errors import QueryError, UsageError
 from infra.runs import recorded
 from infra.settings import Settings
@@ -162,6 +164,24 @@ def _searched(footage: Footage, catalog: Catalog, det_id: str, tiny_openclip: Pa
     ):  # fmt: skip
         with pytest.raises(QueryError, match=says):
             footage.boxes_like(**wrong)
+
+
+def test_a_sentence_finds_boxes_of_their_own_embedder(folder: Path, catalog: Catalog, add_clip: AddClip) -> None:
+    """`camloop curate` notes where the embedder of the boxes lies, also where that of the frames is another one."""
+    import torch
+
+    shutil.copytree(folder / "tiny", folder / "other")
+    [weights] = (folder / "other").glob("*.bin")
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: tensor * 1.01 for name, tensor in state.items()}, weights)
+    (folder / "c.toml").write_text(DETECT + FRAMES.replace('"tiny"', '"other"') + BOXES)
+    add_clip(catalog, "a", [200] * 10)
+    store = ["--store", str(folder / "store")]
+    assert main(["curate", "--local", "--without", "tag", "--cascade", str(folder / "c.toml"), *store]) == 0
+    rows = catalog.scan("embeddings").collect()
+    footage = open_footage(catalog.store)
+    assert rows["source"].n_unique() == 2 and footage.boxes_like(text="a person").height == rows["det_id"].count() == 1
+    assert footage.similar_to(text="a yard").height == 1
 
 
 def test_crops_come_from_the_largest_square_or_from_their_own(folder: Path, catalog: Catalog, add_clip: AddClip) -> None:
