@@ -153,7 +153,8 @@ def run_ray(
     context.max_errored_blocks = 0
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context.target_max_block_size = BLOCK_BYTES
-    pools = [_joined(stages[:1]), *stages[1:]] if apart else [_joined(stages)]
+    largest: float = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
+    pools = [_joined(stages[:1], largest), *stages[1:]] if apart else [_joined(stages, largest)]
     given = [{"works": pickle.dumps(parcel)} for parcel in parcels(works, pools[0].workers[1])]
     most = max(MOST_TASKS, PARCELS_PER_WORKER * pools[0].workers[1])
     rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(given), most)))
@@ -169,11 +170,11 @@ def run_ray(
         raise JobError(f"a Ray worker failed: {last}; what was finished is committed, the same command goes on") from error
 
 
-def _joined(stages: Sequence[Stage]) -> Stage:
-    """Return one stage that does what these do, one parcel at a time."""
+def _joined(stages: Sequence[Stage], largest: float) -> Stage:
+    """Return one stage that does what these do, one parcel at a time; it fits on a machine with `largest` cores."""
     return Stage(
         step="+".join(stage.step for stage in stages), make=partial(Chain, tuple(stages)), batch_size=1,
-        num_cpus=sum(stage.num_cpus for stage in stages), num_gpus=sum(stage.num_gpus for stage in stages),
+        num_cpus=min(sum(stage.num_cpus for stage in stages), largest), num_gpus=sum(stage.num_gpus for stage in stages),
         workers=stages[0].workers,
     )  # fmt: skip
 
