@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 MINISTACK := ministack==1.5.33
 export RAY_USAGE_STATS_ENABLED := 0
 export YOLO_AUTOINSTALL := false
+# Tests start hundreds of processes: what one compiled no other compiles again, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-all check lock clean
 
