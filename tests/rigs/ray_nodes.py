@@ -1,6 +1,6 @@
 """A Ray cluster of two machines: two network namespaces of this one, joined by a veth pair; token on, no dashboard. Needs root.
 
-camloop-head 10.78.0.1 (GCS, one core)  <-- veth -->  camloop-node 10.78.0.2 (one core)
+camloop-head 10.78.0.1 (GCS, no work)  <-- veth -->  camloop-node 10.78.0.2 (two cores)
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ NAMESPACES = {HEAD: "camloop-head", NODE: "camloop-node"}
 PORT = 6391
 TOKEN = "0123456789abcdef" * 2
 RAY = str(Path(sys.executable).with_name("ray"))
+CORES = {HEAD: 0, NODE: 2}  # so that a killed machine is the one that works
 STORE_BYTES = 150_000_000
-START_S = 120.0
+START_S = 300.0  # a shared machine is slow
+AGENT_PORTS = (  # named, for Ray gives its agents 15 s to name them
+    "--dashboard-agent-grpc-port=6392", "--dashboard-agent-listen-port=6393", "--runtime-env-agent-port=6394",
+    "--metrics-export-port=6395",
+)  # fmt: skip
 
 
 def _do(command: str) -> None:
@@ -55,6 +60,7 @@ def environment(token: str = TOKEN) -> dict[str, str]:
     """Return the environment of everything that talks to the cluster."""
     return dict(os.environ) | {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+        "RAY_raylet_start_wait_time_s": f"{START_S:.0f}", "RAY_agent_register_timeout_ms": f"{START_S * 1000:.0f}",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }  # fmt: skip
 
@@ -75,33 +81,20 @@ class Cluster:
     def start(self, address: str) -> None:
         """Start Ray on a machine and wait until it serves."""
         role = ["--head", f"--port={PORT}", f"--temp-dir={self._folder}"] if address == HEAD else [f"--address={self.address}"]
-        argv = [RAY, "start", *role, f"--node-ip-address={address}", "--num-cpus=1", f"--object-store-memory={STORE_BYTES}"]
+        argv = [RAY, "start", *role, f"--node-ip-address={address}", f"--num-cpus={CORES[address]}"]
+        argv += [f"--object-store-memory={STORE_BYTES}", *AGENT_PORTS]
         argv += ["--include-dashboard=false"] if address == HEAD else []
-        said = (self._folder.parent / f"ray-{address}.txt").open("ab")
-        self._raylets[address] = subprocess.Popen(
-            inside(address, [*argv, "--block", "--disable-usage-stats"]), env=environment(), stdout=said, stderr=said,
-            start_new_session=True,
-        )  # fmt: skip
+        said = self._folder.parent / f"ray-{address}.txt"
+        with said.open("ab") as out:
+            self._raylets[address] = subprocess.Popen(
+                inside(address, [*argv, "--block", "--disable-usage-stats"]), env=environment(), stdout=out, stderr=out,
+                start_new_session=True,
+            )  # fmt: skip
+            n_said = out.tell()
         deadline = time.monotonic() + START_S
-        while self.n_alive() < (1 if address == HEAD else 2):
-            assert time.monotonic() < deadline, f"Ray on {address} does not come up; see {said.name}"
-            time.sleep(1.0)
-
-    def n_alive(self) -> int:
-        """Return how many machines the cluster has, 0 while there is none."""
-        code = (
-            "import os, ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); "
-            "print('ALIVE', sum(node['Alive'] for node in ray.nodes()), flush=True); os._exit(0)"  # a farewell may hang
-        )
-        asked = subprocess.run(
-            inside(HEAD, [sys.executable, "-c", code, self.address]),
-            env=environment(),
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        words = asked.stdout.decode(errors="replace").split()
-        return int(words[-1]) if "ALIVE" in words else 0
+        while b"Ray runtime started" not in said.read_bytes()[n_said:]:
+            assert time.monotonic() < deadline, f"Ray on {address} does not come up; see {said}"
+            time.sleep(0.5)
 
     def processes(self, address: str) -> list[psutil.Process]:
         """Return what runs on a machine because of Ray."""
