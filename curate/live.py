@@ -111,7 +111,7 @@ def _sum(parts: Iterable[Seen]) -> Seen:
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
-    cut = name if len(name) <= _NAME else name[: _NAME - 1] + "\u2026"
+    cut = name if len(name) <= _NAME else f"{name[: _NAME // 2 - 1]}\u2026{name[-_NAME // 2 :]}"  # fleets share beginnings
     return f"{cut:{_NAME}}" + "".join(f"{cell:>8}" for cell in cells)
 
 
