@@ -366,6 +366,7 @@ QUIET_LIBRARIES: Mapping[str, str] = MappingProxyType(
         "YOLO_AUTOINSTALL": "false",  # ultralytics: never runs pip
         "YOLO_VERBOSE": "false",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # ray: tracebacks of its own processes stay in its logs, out of our output
         "HF_HUB_OFFLINE": "1",  # open_clip loads weights from disk only
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }
