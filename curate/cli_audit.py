@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("audit (WHERE and --by then make slices of what reached the filters)")
     group.add_argument("--audit", action="store_true", help="recall of the packet gate and of each stage of a cascade")
     group.add_argument("--positive", metavar="W", help='what a cascade is there to find (default "n_person > 0")')
-    group.add_argument("--moving", type=float, metavar="X", help="share of the picture from which a GOP moves (default .02)")
+    group.add_argument("--moving", type=float, metavar="X", help="share of the picture from which a GOP moves (default .0015)")
 
 
 def refuse_alone(arguments: argparse.Namespace) -> None:

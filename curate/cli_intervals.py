@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, pages: bool = True) -> Non
         "--intervals", metavar="LAYER", help="motion, a class such as person, or an expression such as \"lighting = 'night'\""
     )
     group.add_argument(
-        "--on", type=float, metavar="X", help="score that begins one: share of the picture (.02), or of a class (.5)"
+        "--on",
+        type=float,
+        metavar="X",
+        help="score that begins one: share of the picture (.02; --motion 2: .0015) or class (.5)",
     )
     group.add_argument("--off", type=float, metavar="X", help="score below which it ends (default half of --on)")
     group.add_argument("--least-s", type=float, metavar="S", help="drop shorter ones (default .5)")

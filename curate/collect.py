@@ -19,7 +19,7 @@ import numpy as np
 
 from curate import cascade, crops, detect, scan, scene
 from curate.cascade import Look
-from curate.layers import MOTION, ON
+from curate.layers import ON
 from curate.plan import STEPS, Step, Work, failure_id
 from infra import keys
 from infra.catalog import Catalog, Done
@@ -245,14 +245,14 @@ class Collector:
                 seconds=sum(float(frame[look.seconds]) for frame in frames),
             )  # fmt: skip
 
-
     def _see(self, seen: Seen, held: _Open) -> None:
         """Add a complete clip to what came of its camera."""
         assert held.end is not None
         gops, judge = held.end.get("gops", ()), self._judge
         seen.n_gops += len(gops)
         seen.n_decoded += sum(bool(gop["decoded"]) for gop in gops)
-        seen.n_moving += sum(any(score is not None and score >= ON[MOTION] for score in gop["motion"] or ()) for gop in gops)
+        on = ON[2 if held.end.get("scene") else 1]
+        seen.n_moving += sum(any(score is not None and score >= on for score in gop["motion"] or ()) for gop in gops)
         looked = [frame[judge.made] for frame in held.frames if _looked(judge, frame)] if judge else []
         seen.n_looked += len(looked)
         seen.n_found += sum(_has_box(packed, self._sought) for packed in looked)

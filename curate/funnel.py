@@ -17,8 +17,8 @@ from typing import Final
 
 import polars as pl
 
-from curate.layers import MOTION, ON
 from curate.query import TIME, Footage
+from curate.scores import motion_on
 from infra.views import class_column
 
 STAGES: Final = ("clips", "scanned", "decoded", "moving", "looked at", "with", "tagged")
@@ -47,14 +47,14 @@ class Stage:
 
 
 def funnel(
-    footage: Footage, *, class_name: str = "person", on: float = ON[MOTION], min_score: float = 0.25, by_camera: bool = False
+    footage: Footage, *, class_name: str = "person", on: float | None = None, min_score: float = 0.25, by_camera: bool = False
 ) -> list[Stage]:
     """Return the stages, in order; of each camera if asked.
 
     Args:
         footage: the store; its vault is left out unless it was opened with it.
         class_name: what the last look is for.
-        on: the motion score from which a frame moves.
+        on: the motion score from which a frame moves; None: `curate.scores.motion_on`.
         min_score: the least score of a detection.
         by_camera: one funnel for each camera.
 
@@ -66,7 +66,7 @@ def funnel(
     seconds = clips.select("clip_id", "camera_id", frame_s=pl.col(TIME) / pl.col("n_frames"))
     parts = [
         clips.select("camera_id", stage=pl.lit(0), **{_SECONDS: TIME}),
-        *_of_gops(footage, seconds, on),
+        *_of_gops(footage, seconds, motion_on(footage.catalog) if on is None else on),
         *_of_frames(footage, seconds, class_column(class_name), min_score),
     ]
     found = pl.concat(

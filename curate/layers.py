@@ -21,7 +21,7 @@ from infra import hours, views, where
 from infra.errors import QueryError, SettingsError
 
 MOTION: Final = "motion"
-ON: Final = {MOTION: 0.02}  # share of the picture
+ON: Final = {1: 0.02, 2: 0.0015}  # share of the picture, by version of the motion score: all that moves, its largest thing
 CLASS_ON: Final = 0.5  # score of a detection
 _CLASS: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]*")
 _OPERATOR: Final = re.compile(r"[=<>]|\b(is|in|between|not)\b", re.IGNORECASE)
@@ -77,7 +77,7 @@ def layer(
     pad_s: float = 0.0, dark: Sequence[tuple[float, float]] = (), hours: Sequence[tuple[int, int, float]] = (),
     join_s: float | None = None,
 ) -> Layer:  # fmt: skip
-    """Return a layer; `on` is .02 of the picture for motion and .5 for a class by default, `off` half of `on`.
+    """Return a layer; `on` is .02 of the picture for motion (score 1) and .5 for a class by default, `off` half of `on`.
 
     Raises:
         QueryError: a name, number or threshold that cannot be; an expression with thresholds.
@@ -90,7 +90,8 @@ def layer(
         on = off = 0.5
     elif not _CLASS.fullmatch(name):
         raise QueryError(f"layer {name[:80]!r}; legal: motion, a class such as person, or a where-expression")
-    chosen = ON.get(name, CLASS_ON) if on is None else on
+    usual = ON[1] if name == MOTION else CLASS_ON
+    chosen = usual if on is None else on
     made = Layer(
         name=name, on=chosen, off=chosen / 2 if off is None else off, least_s=least_s, merge_s=merge_s, pad_s=pad_s,
         dark=tuple(sorted(dark)), hours=tuple(hours), join_s=join_s,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import polars as pl
 
-from curate import datasets, events, look_weights, search
+from curate import datasets, events, look_weights, scores, search
 from curate.distribution import Distribution
 from curate.layers import MOTION, Layer, layer
 from curate.sample import STRATEGIES, Strategy
@@ -101,11 +101,14 @@ class Footage:
 
         Args:
             name: motion, a class such as person, or a where-expression over frames; see `curate.layers`.
-            how: on, off, least_s, merge_s, pad_s, dark, hours, join_s: see `curate.layers.layer`.
+            how: on, off, least_s, merge_s, pad_s, dark, hours, join_s: see `curate.layers.layer`; `on` of motion is by
+                default what suits the motion score of the store's clips (`curate.scores.motion_on`).
 
         Raises:
             QueryError: a name or number that cannot be.
         """
+        if name == MOTION and how.get("on") is None:
+            how["on"] = scores.motion_on(self.catalog)
         return View(self, "interval", layer=layer(name, **how))
 
     def view(self, unit: Unit) -> View:

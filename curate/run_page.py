@@ -17,9 +17,9 @@ import polars as pl
 from curate import losses, thumbnails
 from curate.collect import Tally
 from curate.funnel import Stage, funnel
-from curate.layers import MOTION, ON
 from curate.query import Footage
 from curate.run import Result
+from curate.scores import motion_on
 from infra import durable, keys, page, views
 from infra.clock import Clock
 from infra.page import Markup
@@ -137,7 +137,7 @@ def _examples(footage: Footage) -> list[str]:
     frames = footage.frames.lazy()
     names = frames.collect_schema().names()
     looked = pl.col("n_person") if "n_person" in names else pl.lit(None, pl.Int64)
-    moves = pl.col("motion_score") >= ON[MOTION]
+    moves = pl.col("motion_score") >= motion_on(footage.catalog)
     kinds = {
         "Kept: a person was found": looked > 0,
         "Moving, looked at, no person": moves & (looked == 0),

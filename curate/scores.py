@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.intervals import Ticks
-from curate.layers import MOTION, Layer
+from curate.layers import MOTION, ON, Layer
 from infra import views, where
 from infra.catalog import Catalog
 from infra.errors import QueryError
@@ -29,6 +29,14 @@ NO_DETECTOR: Final = "no detector looked yet: camloop curate --weights FILE"
 CHUNK_ROWS: Final = 20_000  # GOPs in memory at the same time
 
 Column = NDArray[np.float64]
+
+
+def motion_on(catalog: Catalog) -> float:
+    """Return the share of the picture from which something moves: that of score 2 where every scanned clip has that score."""
+    scored_2 = catalog.scan("scenes", ["clip_id"]).unique()
+    others = catalog.scan("gops", ["clip_id"]).join(scored_2, on="clip_id", how="anti")
+    has_2 = not scored_2.head(1).collect().is_empty()
+    return ON[2] if has_2 and others.head(1).collect().is_empty() else ON[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

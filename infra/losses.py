@@ -40,7 +40,7 @@ GATE_NOTE: Final = (
     "footage is higher"
 )
 WHOLE: Final = "cascade"
-MOVING: Final = 0.02  # share of the picture that moves, as `curate.layers` begins an interval
+MOVING: Final = 0.0015  # share of the picture that its largest moving thing covers, as `curate.layers` begins an interval
 POSITIVE: Final = "n_person > 0"
 WANTED: Final = (0.95, 0.99)
 EVENT_S: Final = 2.0  # findings of one clip at most this far apart are one event
