@@ -30,6 +30,7 @@ from infra import video
 
 VERSION: Final = 1
 SMALL_PX: Final = 160  # longer side of the outline, of the pictures that cast and flicker are measured in
+LEAST_PX: Final = 12  # a side, for a row at all
 WIDE_PX: Final = 2 * SMALL_PX  # and of the median picture
 MOST_PICTURES: Final = 16  # that are measured: of a longer clip every second, fourth, ... kept one
 CELLS: Final = (9, 16)  # rows, columns of the sharpness map and of flicker
@@ -232,8 +233,8 @@ class Look:
             self._following = []
 
     def row(self) -> dict[str, Any] | None:
-        """Return the clip's row of `scenes` without clip_id, its outline as text (`unpacked`); None without a kept picture."""
-        if not self._wide:
+        """Return the clip's row of `scenes` without clip_id, outline as text (`unpacked`); None of tiny or no pictures."""
+        if not self._wide or min(self._wide[0].shape) < LEAST_PX:
             return None
         median = np.median(np.stack(self._wide), axis=0).astype(np.float32)
         outline = _halved(median)

@@ -162,9 +162,10 @@ def by_hour(footage: Footage) -> pl.DataFrame:
     clips = footage.clips.lazy().filter(pl.col("start_ns").is_not_null()).select("clip_id", "camera_id", "start_ns")
     utc = pl.from_epoch("start_ns", time_unit="ns")
     own = ["camera_id", "day", "hour"]
-    rows = footage.catalog.scan("scenes").join(clips, on="clip_id").with_columns(
+    chosen = footage.catalog.scan("scenes", ["clip_id"]).join(clips, on="clip_id").with_columns(
         day=utc.dt.date().cast(pl.String), hour=utc.dt.hour().cast(pl.Int64)
-    ).sort("start_ns", "clip_id").unique(own, keep="first", maintain_order=True).collect()  # fmt: skip
+    ).sort("start_ns", "clip_id").unique(own, keep="first", maintain_order=True)  # fmt: skip
+    rows = footage.catalog.scan("scenes").join(chosen, on="clip_id").sort("start_ns", "clip_id").collect()
     made: list[dict[str, Any]] = []
     alike = ["camera_id", "hour", "outline_width_px", "outline_height_px"]
     for group in rows.partition_by(alike, maintain_order=True):

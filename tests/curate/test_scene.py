@@ -24,7 +24,7 @@ from infra.settings import Settings
 
 WIDTH, HEIGHT = 320, 180
 NOON_NS = 1_750_503_600_000_000_000  # 2025-06-21 11:00 UTC
-DAY_NS = 86_400_000_000_000
+DAY_NS, HOUR_NS = 86_400_000_000_000, 3_600_000_000_000
 KEPT, SUCCESSIVE = 3, 4  # pictures of a drawn clip: three kept ones, each with the three after it, 30 a second
 ODD = 3  # the day that differs
 
@@ -78,22 +78,25 @@ def usual_days() -> tuple[dict[str, Any], ...]:
     )
 
 
-def said(catalog: Catalog, odd: dict[str, Any], days: tuple[dict[str, Any], ...] | None = None) -> list[tuple[str, str]]:
-    """Return (day, what) that is said of six days of which number `ODD` is another one."""
-    rows = list(days or usual_days())
-    rows[ODD] = odd
+def put(catalog: Catalog, rows: dict[tuple[int, int], dict[str, Any]]) -> list[tuple[str, str]]:
+    """Add clips of one camera, (day, hours after noon) -> row of `scenes`; return (day, what) that is said of them."""
     clips, scenes = list[dict[str, Any]](), list[dict[str, Any]]()
-    for day, row in enumerate(rows):
-        clip_id = f"{day:032}"
+    for (day, hour), row in rows.items():
+        clip_id = f"{100 * day + hour:032}"
         clips.append({
             "clip_id": clip_id, "key": f"clips/{clip_id}", "camera_id": "yard", "camera_number": 1, "state": "live",
-            "recording_id": clip_id, "start_ns": NOON_NS + day * DAY_NS, "time_base_num": 1, "time_base_den": 30,
-            "first_pts": 0, "end_pts": 90, "n_frames": 90,
+            "recording_id": clip_id, "start_ns": NOON_NS + day * DAY_NS + hour * HOUR_NS, "time_base_num": 1,
+            "time_base_den": 30, "first_pts": 0, "end_pts": 90, "n_frames": 90,
         })  # fmt: skip
         scenes.append({"clip_id": clip_id, **row})
     catalog.commit({"clips": clips}, [Done("clip", row["clip_id"], "register", "f", 1, 1) for row in clips])
     catalog.commit({"scenes": scenes}, [Done("clip", row["clip_id"], "scan", "f", 1, 1) for row in clips])
     return [(day, what) for _, day, what in usual.unlike(open_footage(catalog.store))]
+
+
+def said(catalog: Catalog, odd: dict[str, Any], days: tuple[dict[str, Any], ...] | None = None) -> list[tuple[str, str]]:
+    """Return what is said of six days, a clip each, of which number `ODD` is another one."""
+    return put(catalog, {(day, 0): row for day, row in enumerate(days or usual_days())} | {(ODD, 0): odd})
 
 
 def blurred(drawn: Drawn, px: int) -> Drawn:
@@ -212,6 +215,30 @@ def test_nights_are_held_against_nights(catalog: Catalog) -> None:
     nights = tuple(film(night, seed=seed, noise_sd=5) for seed in range(6))
     found = said(catalog, film(lambda drawn, *rest: night(moved(drawn), *rest), seed=9, noise_sd=5), nights)
     assert [day for day, _ in found] == ["2025-06-24"] and found[0][1].startswith("moved")
+
+
+def test_one_hour_of_several_is_not_enough(catalog: Catalog) -> None:
+    """A cloth for an hour of three is not named, for two it is, with the first of them."""
+    rows = {(day, hour): row for day, row in enumerate(usual_days()) for hour in range(3)}
+    cloth = film(covered, seed=77)
+    found = put(catalog, rows | {(1, 2): cloth, (4, 1): cloth, (4, 2): cloth})
+    assert [day for day, _ in found] == ["2025-06-25"] and found[0][1].endswith("2 of 3 hours compared, from 12:00 on")
+
+
+def test_a_camera_that_moved_for_good_is_named_on_the_fewer_days(catalog: Catalog) -> None:
+    """Two days of six after somebody knocked it; the four before agree with each other."""
+    after = {(day, 0): film(moved, seed=day) for day in (4, 5)}
+    found = put(catalog, {(day, 0): row for day, row in enumerate(usual_days())} | after)
+    assert [day for day, _ in found] == ["2025-06-25", "2025-06-26"]
+    assert all(what.startswith("moved: the view lies 5.") for _, what in found)
+
+
+def test_three_days_are_too_few(catalog: Catalog) -> None:
+    """Two others are no usual: nothing is said, and the columns are null."""
+    assert put(catalog, {(0, 0): usual_days()[0], (1, 0): usual_days()[1], (2, 0): film(covered, seed=7)}) == []
+    hours = usual.by_hour(open_footage(catalog.store))
+    assert hours["n_others"].to_list() == [2, 2, 2] and hours["structure_usual"].null_count() == 3
+    assert hours["agreement_there"].null_count() == 3 and hours["noise"].null_count() == 0
 
 
 @pytest.fixture(scope="module")
