@@ -153,7 +153,8 @@ def run_ray(
     context.max_errored_blocks = 0
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context.target_max_block_size = BLOCK_BYTES
-    largest: float = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    largest: float = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=1.0)
     pools = [_joined(stages[:1], largest), *stages[1:]] if apart else [_joined(stages, largest)]
     given = [{"works": pickle.dumps(parcel)} for parcel in parcels(works, pools[0].workers[1])]
     most = max(MOST_TASKS, PARCELS_PER_WORKER * pools[0].workers[1])

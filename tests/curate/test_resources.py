@@ -150,7 +150,7 @@ def test_the_run_says_what_it_worked_on(tmp_path: Path, catalog: Catalog, add_cl
 class TestBatchesByTime:
     """A model that could work does not wait for rows that are long in coming."""
 
-    def batches(self, script: list[tuple[float, int]], size: int, busy_s: float = 0.0) -> list[tuple[float, int]]:
+    def batches(self, script: list[tuple[float, int]], size: int, busy_s: float = 0.0) -> list[tuple[int, int]]:
         """Return (seconds, rows) of the batches, where parts come as (after so many seconds of decoding, rows)."""
         clock = FakeClock()
         start_ns = clock.mono_ns()
