@@ -29,7 +29,8 @@ class CountedDecode(Decode):
         import ray
 
         super().__init__(*args, **more)
-        self._file, self._address = file, ray.util.get_node_ip_address()
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._file, self._address = file, address
 
     def __call__(self, work: Work) -> Iterator[Batch]:
         """Note the clip, then decode it."""
@@ -48,5 +49,5 @@ def counted(file: Path, engine: Any, works: Sequence[Work], stages: Sequence[Sta
 
 def main() -> None:
     """Run `camloop curate`."""
-    jobs.run_ray = functools.partial(counted, Path(sys.argv[1]), jobs.run_ray)  # type: ignore[assignment]
+    jobs.run_ray = functools.partial(counted, Path(sys.argv[1]), jobs.run_ray)
     sys.exit(cli.main(["curate", *sys.argv[2:]]))
