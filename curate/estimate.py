@@ -168,9 +168,7 @@ def of_sample(
         given = [work] if "scan" in steps else with_kept(catalog, [work])
         if steps not in opened:
             looks = pipeline.looks(options, steps)
-            opened[steps] = _opened(
-                pipeline.table(options, looks, settings, catalog.store.url, scans="scan" in steps, cpus=1)
-            )
+            opened[steps] = _opened(pipeline.table(options, looks, settings, catalog.store.url, scans="scan" in steps, cpus=1))
             _worked(pipeline.run_local(given, opened[steps]), work, clock, clock.mono_ns() + round(WARM_S * 1e9))
         start_ns = clock.mono_ns()
         limit_ns = start_ns + round(LIMIT_S * 1e9 / len(works))
