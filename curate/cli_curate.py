@@ -147,7 +147,7 @@ def _engine(
     from curate.resources import available
     from infra.cluster import LOCAL
 
-    asked = bool(options.resources.told())
+    asked = {"device", "providers"} & options.resources.told().keys()
     if not ray:
         if asked:
             options.resources.check(available())
