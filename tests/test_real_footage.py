@@ -20,8 +20,7 @@ from infra.cli import main
 pytestmark = pytest.mark.real
 
 FIXED = (
-    "hallway_person.mp4", "pedestrians_plaza.mp4", "hallway_ir_light_flash.mp4", "car_overhead_day.mp4",
-    "camera_traps_lowres/camera_trap_ir_empty.avi",
+    "hallway_person.mp4", "pedestrians_plaza.mp4", "car_overhead_day.mp4", "camera_traps_lowres/camera_trap_ir_empty.avi",
 )  # fmt: skip
 LISTED = tomllib.loads((Path(__file__).parent / "real_lighting_2.toml").read_text())
 GATE = """
@@ -59,8 +58,8 @@ def owner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Owner:
     return Owner(tmp_path / "store", capsys)
 
 
-def _weights(shared_data: Path) -> str:
-    return str(shared_data / "weights" / "yolov8n_int8_640.onnx")
+def _weights(shared_data: Path, side_px: int = 640) -> str:
+    return str(shared_data / "weights" / f"yolov8n_int8_{side_px}.onnx")
 
 
 def _card(folder: Path, shared_data: Path, names: list[str]) -> Path:
@@ -104,11 +103,13 @@ def test_lighting_is_what_a_person_sees(owner: Owner, shared_data: Path, tmp_pat
     }
 
 
-def _train_and_judge(owner: Owner, name: str, split: str, split_by: str, threshold: float, folder: Path) -> tuple[str, Any]:
+def _train_and_judge(
+    owner: Owner, name: str, split: str, split_by: str, threshold: float, folder: Path, recipe: str = "four_epochs"
+) -> tuple[str, Any]:
     where = f"{split_by} is not null"  # a row of unknown origin could leak into any part: it is left out
     owner.types("sample", name, "all", "--where", where, "--split", split, "--split-by", split_by, "--vault")
     owner.types("dataset", name, "--selection", name)
-    run_id = owner.types("train", name, "--recipe", "tests.test_real_footage:four_epochs")["run_id"]
+    run_id = owner.types("train", name, "--recipe", f"tests.test_real_footage:{recipe}")["run_id"]
     bundle_id = owner.types("export", run_id, "--name", name)["bundle_id"]
     (folder / "gate.toml").write_text(GATE.format(threshold=threshold))
     judged = owner.types(
@@ -124,6 +125,13 @@ def four_epochs() -> Any:
     from train.recipes import cctv_small
 
     return dataclasses.replace(cctv_small(), name="four_epochs", epochs=4)
+
+
+def one_epoch() -> Any:
+    """A recipe for a verdict that does not hang on what was learned."""
+    import dataclasses
+
+    return dataclasses.replace(four_epochs(), name="one_epoch", epochs=1)
 
 
 def test_fights_are_judged_refused_and_forced(owner: Owner, shared_data: Path, tmp_path: Path) -> None:
@@ -152,13 +160,13 @@ def test_dark_actions_are_unknown(owner: Owner, shared_data: Path, tmp_path: Pat
     clips = shared_data / "actions" / "arid6_dark"
     columns = "path=path,label=label,group=scene_group"
     owner.types("ingest", str(clips), "--table", str(clips / "labels.csv"), "--columns", columns)
-    owner.types("curate", "--local", "--weights", _weights(shared_data), "--without", "embed")
+    owner.types("curate", "--local", "--weights", _weights(shared_data, 320), "--without", "embed")
     n_night = owner.frames("n_person > 0 and lighting in ('night', 'infrared')")
     n_frames = owner.frames("brightness >= 0")
     with owner._capsys.disabled():
         print(f"arid6_dark: {n_night} of {n_frames} frames show a person at night")
     assert n_night > 0
-    _, judged = _train_and_judge(owner, "dark", "train=.5,val=.1,test=.4", "source_group", 0.5, tmp_path)
+    _, judged = _train_and_judge(owner, "dark", "train=.5,val=.1,test=.4", "source_group", 0.5, tmp_path, "one_epoch")
     cell = next(c for c in judged["report"]["cells"] if c["slice"] == "everything")
     assert judged["verdict"] == "unknown" and judged["report"]["detail"]["single_class_groups"]
-    assert "one class" in cell["why"] and "one class" in (tmp_path / "r.html").read_text()
+    assert "each of its groups holds one class" in cell["why"] and "one class" in (tmp_path / "r.html").read_text()
