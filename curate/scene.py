@@ -32,7 +32,8 @@ VERSION: Final = 1
 SMALL_PX: Final = 160  # longer side of the outline, of the pictures that cast and flicker are measured in
 LEAST_PX: Final = 12  # a side, for a row at all
 WIDE_PX: Final = 2 * SMALL_PX  # and of the median picture
-MOST_PICTURES: Final = 16  # that are measured: of a longer clip every second, fourth, ... kept one
+EVERY: Final = 2  # kept pictures one is measured: a few hundredths of the scan,
+MOST_PICTURES: Final = 16  # up to so many; of a longer clip every fourth, eighth, ... kept one
 CELLS: Final = (9, 16)  # rows, columns of the sharpness map and of flicker
 
 PLANAR: Final = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray"})
@@ -193,7 +194,7 @@ class Look:
         self._cast: list[tuple[float, float] | None] = []
         self._flicker: list[float] = []
         self._wide: list[Luma] = []
-        self._every, self._n = 1, 0
+        self._every, self._n = EVERY, 0
         self._following: list[Luma] = []
         self._since_s = 0.0
 
