@@ -190,7 +190,11 @@ def _parts(held: list[Part], least: int) -> Iterator[Part]:
 
 
 def _looked(
-    gops: video.Gops, stretch: gating.Stretch, weights: Mapping[int, int], sizes_px: Mapping[str, int], masks: Sequence[Region],
+    gops: video.Gops,
+    stretch: gating.Stretch,
+    weights: Mapping[int, int],
+    sizes_px: Mapping[str, int],
+    masks: Sequence[Region],
     look: scene.Look,
 ) -> Iterator[tuple[list[tuple[int, float | None]], list[Part]]]:
     """Decode one stretch; yield pts and scores, and the kept frames with p_keep by the grid alone."""

@@ -189,7 +189,7 @@ def test_reruns_and_changes(folder: Path, catalog: Catalog, add_clip: AddClip) -
         ('weights = "fine.onnx"', 'weights = "fine.onnx"\nsha256 = 5', r"c\.toml line 13: sha256 5 of stage 2"),
         ('when = "n_person > 0"', "when = 5", r"c\.toml line 13: when 5 of stage 2; legal: text in quotes"),
         ('weights = "fine.onnx"', f'weights = "{"x" * 300}"', r"c\.toml line 12: stage fine: .*cannot be opened.*too long"),
-        ("min_score = 0.47", "min_scores = 0.47", r"c\.toml line 14: unknown key 'min_scores'; legal: audit, classes, crop_px, min_score"),
+        ("min_score = 0.47", "min_scores = 0.47", r"c\.toml line 14: unknown key 'min_scores'; legal: audit, classes, crop_px"),
         ("[[stage]]", "[[stages]]", r"c\.toml: .*legal: \[\[stage\]\] tables"),
     ],
 )
