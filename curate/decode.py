@@ -121,7 +121,8 @@ class Decode:
         is_gated = self._gate == "packets" and work.clip["index"] == "packets" and not is_roll(path)
         if not self._once_s or not is_gated or self._grid_s is None:
             return once.Firsts(self._once_s, time_base)
-        return once.Firsts(self._once_s, time_base, once.kept_grid(video.recorded_pts(path), self._grid_s, time_base))
+        recorded = self._pool.run("infra.video:recorded_pts", path)
+        return once.Firsts(self._once_s, time_base, once.kept_grid(recorded, self._grid_s, time_base))
 
     def _batch(self, work: Work, part: Part) -> Batch:
         n = len(part["pts"])

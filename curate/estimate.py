@@ -153,8 +153,8 @@ def of_sample(
     """Work on up to `SAMPLE` clips of the plan for at most `LIMIT_S`, keep nothing, and return the rate.
 
     The clips are those at a sixth, the half and five sixths of the works by bytes a second. A clip that fails or that is not
-    got through counts as far as its frames say. Opening models and starting decoders, which a run does once, does not count:
-    the first clip is worked on before, for at most `WARM_S`.
+    got through counts as far as its frames say. Opening models, which a run does once, does not count: the first clip is worked
+    on before, for at most `WARM_S`. A decoder that is broken off has to start again, which counts.
 
     Raises:
         StoreError: the store cannot be reached.
@@ -193,15 +193,15 @@ def _spread(works: Sequence[Work]) -> list[Work]:
 
 
 def _worked(batches: Iterator[Batch], work: Work, clock: Clock, limit_ns: int) -> float:
-    """Return how many seconds of the clip came out before the time was over."""
-    first, last = int(work.clip["first_pts"]), int(work.clip["first_pts"])
+    """Return how many seconds of the clip came out before the time was over, by what its frames stand for."""
+    n_seen = 0.0
     for batch in batches:
         if any(batch["end"]):
             return work.footage_s
-        last = max(last, int(max(batch["pts"])))
+        n_seen += float((1 / batch["p_keep"]).sum())
         if clock.mono_ns() >= limit_ns:
             break
-    return float((last - first) * work.clip["time_base_num"] / work.clip["time_base_den"])
+    return float(min(1.0, n_seen / work.clip["n_frames"]) * work.footage_s)
 
 
 def asked(options: Options) -> dict[str, Any]:

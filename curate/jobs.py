@@ -3,11 +3,12 @@
     works --parcels--> decode, detect, embed (actors, each all stages) --iter_batches--> commits (driver)
     works --parcels--> decode (actors) --> detect (actors) --> embed (actors) --iter_batches--> commits (driver)    `apart`
 
-By default each actor is a loop of its own (`pipeline.Chain`): its decoder child fills one core, its models another, and no
-picture leaves it; rows alone go through Ray's object store, so that memory is flat by itself. Pools of their own are for those
+By default each actor is a loop of its own (`pipeline.Chain`) on a core, and no picture leaves it; rows alone go through Ray's
+object store, so that memory is flat by itself. Pools of their own are for those
 who size them (--workers) or lend a GPU to the models: then pictures pass the object store, and Ray Data holds decoding
-back when it fills. There a batch is full or the last of what Ray bundled: Ray Data counts rows and knows no time
-(`pipeline.WAIT_S` holds within an actor only); but parcels are short, and no clip waits for more than its own.
+back when it fills.
+A batch is full or the last of its parcel, whatever the time (`pipeline.WAIT_S` is the loop's): Ray runs the task of a worker
+that died again and leaves out as many blocks as had arrived, so that a task must cut its rows at the same places each time.
 
 Ray is imported here and in `train/jobs.py` only. Only the driver commits, so that a job killed at any moment leaves whole
 batches; what was in flight is done again by the next run. Decoding happens in child processes of the actors
@@ -45,8 +46,9 @@ OBJECT_STORE_BYTES = 512 * 1024**2  # some 400 frames at 640 px
 BLOCK_BYTES = 16 * 1024**2  # of what passes between pools; Ray's 128 MB are 100 frames for which a detector would wait
 LOCAL_CPUS = 2
 PARCEL_S = 60.0  # of footage: clips that a worker takes together, so that its models get full batches
-PARCELS_PER_WORKER = 64  # at least, where there are as many clips: a worker that is killed has one of them in work
+PARCELS_PER_WORKER = 64  # at least, where there are as many clips: a killed worker has one in work (up to MOST_TASKS parcels)
 MOST_TASKS = 4000  # of the first stage; with more parcels a task takes several
+ANSWER_S = 120.0  # a worker may have to start first, or another job hold the GPU
 RETRIES = 2  # of a batch whose worker died (out of memory, lost machine); Ray's default is for ever
 
 
@@ -86,13 +88,20 @@ def cluster(address: str | None, *, cpus: int = LOCAL_CPUS) -> Iterator[int]:
 
 
 def available(resources: Resources) -> Available:
-    """Return what a worker of the cluster that `cluster` joined can use; the first that answers speaks for all."""
+    """Return what a worker of the cluster that `cluster` joined can use; the first that answers speaks for all.
+
+    Raises:
+        JobError: none answers.
+    """
     import ray
 
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpu = 0.01 if resources.needs_gpu and found.get("GPU", 0) else 0.0
     ask: Any = ray.remote(num_cpus=0, num_gpus=gpu)(of_process)
-    answer: Available = ray.get(ask.remote("the Ray cluster"))
+    try:
+        answer: Available = ray.get(ask.remote("the Ray cluster"), timeout=ANSWER_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise JobError(f"no worker of the Ray cluster was free within {ANSWER_S:g} s to say what it can use") from error
     return answer
 
 
@@ -155,7 +164,9 @@ def run_ray(
     context.target_max_block_size = BLOCK_BYTES
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     largest: float = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=1.0)
-    pools = [_joined(stages[:1], largest), *stages[1:]] if apart else [_joined(stages, largest)]
+    n_cpus: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    whole = _joined(stages, largest, (1, max(1, int(n_cpus.get("CPU", 1)))))
+    pools = [_joined(stages[:1], largest, stages[0].workers), *stages[1:]] if apart else [whole]
     given = [{"works": pickle.dumps(parcel)} for parcel in parcels(works, pools[0].workers[1])]
     most = max(MOST_TASKS, PARCELS_PER_WORKER * pools[0].workers[1])
     rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(given), most)))
@@ -171,12 +182,12 @@ def run_ray(
         raise JobError(f"a Ray worker failed: {last}; what was finished is committed, the same command goes on") from error
 
 
-def _joined(stages: Sequence[Stage], largest: float) -> Stage:
-    """Return one stage that does what these do, one parcel at a time; it fits on a machine with `largest` cores."""
+def _joined(stages: Sequence[Stage], largest: float, workers: tuple[int, int]) -> Stage:
+    """Return one stage that does what these do, one parcel at a time, on a core (decoder and models take turns, mostly)."""
     return Stage(
-        step="+".join(stage.step for stage in stages), make=partial(Chain, tuple(stages)), batch_size=1,
-        num_cpus=min(sum(stage.num_cpus for stage in stages), largest), num_gpus=sum(stage.num_gpus for stage in stages),
-        workers=stages[0].workers,
+        step="+".join(stage.step for stage in stages), make=partial(Chain, tuple(stages), math.inf), batch_size=1,
+        num_cpus=min(1.0, sum(stage.num_cpus for stage in stages), largest), num_gpus=sum(stage.num_gpus for stage in stages),
+        workers=workers,
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ A batch is a dict of numpy columns, one entry per frame. Pixels travel as uint8 
 dropped by the last step that uses them. Each clip ends with one row whose `end` column holds what is known of the
 clip as a whole, or why it failed; so a batch may mix clips, and arrive in any order. Compressed clips never travel.
 
-A model gets full batches, across clips, or after `WAIT_S` what there is: so the last rows of a clip, and with them the clip,
-never wait for the next clip to be decoded.
+A model gets full batches, across clips; in the loop it also gets what there is when rows come after `WAIT_S`, so that the end
+of one clip does not wait until a batch of the next is full.
 
 A clip is decoded once: where several steps are missing they share its frames; where only later steps are, just the kept
 frames are decoded again.
@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from curate import cascade, crops, openclip
+from curate import gate as gating
 from curate.cascade import Look
 from curate.decode import Decode
 from curate.detect import Batch, open_detector
@@ -35,8 +36,11 @@ from curate.resources import Resources
 from curate.scan import PART
 from infra import video
 from infra.clock import Clock, SystemClock
+from infra.decoder import MEMORY_BYTES
+from infra.errors import UsageError
 from infra.settings import Settings
 
+HELD_SHARE: Final = 0.8  # of a decoder's memory that pictures may take which wait
 WAIT_S: Final = 5.0  # a model that could work waits no longer for its batch to be full; asked whenever rows come
 
 
@@ -49,7 +53,7 @@ class Stage:
         make: returns a callable; the first stage takes one clip and yields batches, the others map batch to batch.
         batch_size: frames per call, or clips for the first.
         num_cpus: what one worker counts for.
-        num_gpus: the same; what is not asked for is hidden from a worker of Ray.
+        num_gpus: the same.
         workers: least and most workers of a cluster; the local loop has one.
     """
 
@@ -86,11 +90,16 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
         store_url: the store.
         scans: whether clips are scanned; if not, just their kept frames are decoded.
         cpus: cores that all workers have together.
+
+    Raises:
+        UsageError: more pictures would wait for the gate's audit than a decoder may hold.
     """
     sizes = {look.pixels: look.pixels_px for look in seen}
     every_s, most = options.every_s if scans else None, max(1, cpus // 2 if seen else cpus)
     resources = options.resources
-    gpu = math.floor(100 / len(seen)) / 100 if seen and resources.needs_gpu else 0.0  # a worker of each fits on one
+    _check_held(options, sum(3 * side * side for side in sizes.values()) if scans else 0)
+    n_least = sum(resources.workers.get(look.name, (1, 1))[0] for look in seen)
+    gpu = math.floor(100 / n_least) / 100 if seen and resources.needs_gpu else 0.0  # the least workers of all fit on one
     decode = partial(
         Decode, settings, store_url, sizes, every_s, score=options.score, gate=options.gate, once_s=cascade.lengths(seen),
         grid_s=options.every_s,
@@ -118,6 +127,17 @@ def table(options: Options, seen: Sequence[Look], settings: Settings, store_url:
     # the least workers of all stages must fit, however many there are
     share = min(1.0, cpus / sum(stage.num_cpus * stage.workers[0] for stage in stages))
     return [dataclasses.replace(stage, num_cpus=max(0.01, math.floor(100 * stage.num_cpus * share) / 100)) for stage in stages]
+
+
+def _check_held(options: Options, n_bytes: int) -> None:
+    """Refuse what a decoder cannot hold: under the gate the pictures of the audit wait until all of it was seen."""
+    held_bytes = n_bytes * gating.AUDIT_MOST_S / options.every_s
+    if options.gate == "packets" and held_bytes > MEMORY_BYTES * HELD_SHARE:
+        raise UsageError(
+            f"--gate packets --every-s {options.every_s:g}: pictures of {n_bytes / 1e6:.1f} MB a frame wait for the audit, "
+            f"up to {held_bytes / 1e9:.1f} GB of a long clip; take smaller models or crop_px, or --every-s "
+            f"{n_bytes * gating.AUDIT_MOST_S / (MEMORY_BYTES * HELD_SHARE):.2g} or more"
+        )
 
 
 class OnFrames:
@@ -210,18 +230,22 @@ class OnFrames:
 class Chain:
     """The stages of a table in one process, built once; takes works and yields what comes out of the last stage.
 
-    The decoder is a child process that works ahead, so that decoding and looking overlap.
+    The decoder is a child process that works an item ahead.
+
+    Args:
+        stages: the table.
+        wait_s: see `rebatched`; infinite where the same works must give the same batches again.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self._made = [(stage.make(), stage.batch_size) for stage in stages]
+    def __init__(self, stages: Sequence[Stage], wait_s: float = WAIT_S) -> None:
+        self._made, self._wait_s = [(stage.make(), stage.batch_size) for stage in stages], wait_s
 
     def __call__(self, works: Iterable[Work]) -> Iterator[Batch]:
         """Work on clips, one after the other."""
         (first, _), *rest = self._made
         stream: Iterator[Batch] = itertools.chain.from_iterable(map(first, works))
         for call, batch_size in rest:
-            stream = map(call, rebatched(stream, batch_size))
+            stream = map(call, rebatched(stream, batch_size, wait_s=self._wait_s))
         return stream
 
 

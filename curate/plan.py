@@ -288,6 +288,8 @@ def _missing(options: Options, live: Mapping[str, str], masks: Sequence[Region] 
         if live.get(step) != wanted:
             missing[step] = wanted
         now[step] = wanted
+    if "embed" in missing and "detect" in live and options.cascade and any(look.crops for look in options.cascade.looks):
+        missing["detect"] = live["detect"]  # vectors of boxes name them by their place: both come of the same look
     return missing, False
 
 

@@ -38,7 +38,9 @@ class Resources:
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether Ray must lend a GPU to whoever opens a model: it hides them from the others."""
+        """Whether Ray must lend a GPU to whoever opens a model. With `AUTO` it lends none, and hides none (2.60): every worker
+        that sees a GPU uses it, so on a cluster with GPUs say which device.
+        """
         return self.device.startswith("cuda") or any(name.startswith(_ON_GPUS) for name in self.providers)
 
     @property

@@ -102,9 +102,7 @@ def _open_embedder(options: Options) -> OpenClipEmbedder:
         JobError: its file is not the one that the job began with.
     """
     assert options.embedder is not None and options.embedder_path is not None
-    embedder = openclip.OpenClipEmbedder(
-        options.embedder_path, model_name=options.embedder_model, device=options.resources.device
-    )
+    embedder = openclip.OpenClipEmbedder(options.embedder_path, model_name=options.embedder_model)  # texts only, and here
     options.embedder.check()  # after it was read: what was swapped until now is found
     return embedder
 

@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from multiprocessing.connection import Pipe
 from pathlib import Path
@@ -42,6 +43,7 @@ from infra import errors
 from infra.errors import CamloopError, MediaError, UsageError
 
 TRIES: Final = 2
+MEMORY_BYTES: Final = 1_500_000_000
 START_S: Final = 120.0  # until a child has imported the function; a busy machine is no clip's fault
 CALLS_PER_CHILD: Final = 500  # then it is replaced, so that a slow leak of a decoder stays small
 _START: Final = (
@@ -64,7 +66,7 @@ class DecoderPool:
         UsageError: a limit that is not positive.
     """
 
-    def __init__(self, n: int = 1, *, memory_bytes: int = 1_500_000_000, cpu_s: float = 120.0, wall_s: float = 120.0) -> None:
+    def __init__(self, n: int = 1, *, memory_bytes: int = MEMORY_BYTES, cpu_s: float = 120.0, wall_s: float = 120.0) -> None:
         if n < 1 or memory_bytes <= 0 or cpu_s <= 0 or wall_s <= 0:
             raise UsageError(f"decoder pool: n {n}, {memory_bytes} bytes, {cpu_s} s CPU, {wall_s} s; legal: all above 0")
         self._limits = (memory_bytes, cpu_s, wall_s)
@@ -72,6 +74,7 @@ class DecoderPool:
         for _ in range(n):
             self._free.put(None)
         self._n = n
+        weakref.finalize(self, _end, self._free)  # whoever forgets to close it
 
     def run(self, target: str, *args: Any, **kwargs: Any) -> Any:
         """Return what the function gives for these arguments.
@@ -136,6 +139,14 @@ class DecoderPool:
         raise MediaError(f"{what}: {reason}, {TRIES} times; the clip is left out")
 
 
+def _end(free: queue.LifoQueue[_Child | None]) -> None:
+    """End the children that nobody uses."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            if (child := free.get_nowait()) is not None:
+                child.kill()
+
+
 class _FaultError(Exception):
     """A child did not come back; the message says why."""
 
@@ -149,8 +160,12 @@ class _Child:
         self._memory = _nameless_file()
         fds = (far.fileno(), lifeline, self._memory)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, fds)], pass_fds=fds, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, fds)],
+            pass_fds=fds,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         far.close()
         os.close(lifeline)
@@ -255,5 +270,3 @@ def _nameless_file() -> int:
         return os.memfd_create("camloop-decoder")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-

@@ -6,8 +6,9 @@
 
 For clips with `index="packets"` that are streams, not images. One file handle and one decoder serve all calls, so that a
 look at a GOP costs a seek and its frames. Where a keyframe has pictures before it that need the GOP before (an open GOP),
-that one is decoded too, and thrown away. Pictures that nobody asks for and that no other picture is made from (B-frames, as
-a rule) need not be decoded: `needed`.
+that one is decoded too, and thrown away. Pictures of H.264 or MPEG-4 that nobody asks for and that no other picture is made
+from (B-frames, as a rule) need not be decoded: `needed`. HEVC's are decoded all: what its decoder calls free of references may
+be one of a higher temporal layer.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from infra.errors import MediaError
 from infra.picture import Converter, Picture
 from infra.reader import SEEK_BACK_S, Packet, demux, opened, rotation_deg
+
+SKIPPING: Final = ("h264", "mpeg4")
 
 
 @contextmanager
@@ -62,7 +65,7 @@ class Gops:
             needed: pts that somebody looks at; others may be left out where the decoder can do without. None: all.
 
         Raises:
-            MediaError: damaged, or its packets do not give the pictures that they promise.
+            MediaError: damaged, or its packets do not give the pictures that they promise (of those that are needed).
         """
         wanted = {packet.pts for gop in self.packets[first:end] for packet in gop}
         given: set[int | None] = set()
@@ -90,8 +93,10 @@ class Gops:
     def _decoded(self, first: int, end: int, needed: Container[int] | None) -> Iterator[Any]:
         """Yield the av.VideoFrames that the packets of the GOPs [first, end) give."""
         context, n_left = self._stream.codec_context, sum(map(len, self.packets[first:end]))
+        may_skip = context.name in SKIPPING
         for packet in self._from(self.packets[first][0]):
-            context.skip_frame = "DEFAULT" if needed is None or packet.pts in needed else "NONREF"
+            is_free = may_skip and needed is not None and packet.pts not in needed
+            context.skip_frame = "NONREF" if is_free else "DEFAULT"
             yield from context.decode(packet)
             n_left -= 1
             if not n_left:

@@ -371,3 +371,13 @@ def test_wrong_use_is_refused() -> None:
 def test_without_the_gate_fingerprints_are_those_of_before() -> None:
     """Nothing that was scanned before this gate existed is scanned again."""
     assert _options().fingerprint("scan", {}) == keys.fingerprint("scan", scan.VERSION, {"upstream": {}, "every_s": 1.0}, None)
+
+
+@pytest.mark.parametrize("tick", [1 / 15360, 1 / 90000, 1 / 1000, 1 / 30])
+def test_two_looks_a_tenth_apart_are_motion_wherever_they_lie(tick: float) -> None:
+    """A camera of 30 frames a second is looked at every tenth of a second: rounding decides nothing; one look is none."""
+    step = round(0.1 / tick)
+    for start in range(0, 2000 * step, 37 * step):
+        times = [(start + number * step) * tick for number in range(10)]
+        scores = [0.0] * 4 + [0.1, 0.1] + [0.0] * 4
+        assert gate.seen(scores, times).moves and not gate.seen([0.0] * 4 + [0.1] + [0.0] * 5, times).moves

@@ -82,10 +82,23 @@ def test_the_table_has_the_pools_that_were_asked_for(tiny_detector: Path, tmp_pa
     two = [dataclasses.replace(seen[0], name=name, number=number) for number, name in enumerate("ab")]
     gpus = [stage.num_gpus for stage in pipeline.table(wanted, two, Settings(), str(tmp_path), scans=True, cpus=2)]
     assert gpus == [0.0, 0.5, 0.5]
+    sized = options(tiny_detector, Resources(workers={"a": (2, 2)}, device="cuda:0"))  # three workers on one GPU
+    gpus = [stage.num_gpus for stage in pipeline.table(sized, two, Settings(), str(tmp_path), scans=True, cpus=2)]
+    assert 2 * gpus[1] + gpus[2] <= 1.0 and gpus[2] > 0
     plain = options(tiny_detector, Resources())
     assert not plain.resources.are_apart and not Resources(device="cpu", providers=("CPUExecutionProvider",)).are_apart
     (alone,) = pipeline.table(plain, (), Settings(), str(tmp_path), scans=True, cpus=4)
     assert alone.workers == (1, 4)
+
+
+def test_pictures_that_would_not_fit_are_refused(tiny_detector: Path, tmp_path: Path) -> None:
+    """Under the gate pictures wait for the audit: a hundred frames a second at 640 px are more than a decoder may hold."""
+    wanted = dataclasses.replace(options(tiny_detector, Resources()), every_s=0.01, gate="packets", score=2)
+    (look,) = pipeline.looks(wanted, ("scan", "detect"))
+    look = dataclasses.replace(look, size_px=640)
+    with pytest.raises(UsageError, match=r"--every-s 0\.01: pictures of 1\.2 MB a frame wait .* or --every-s 0\.1 or more"):
+        pipeline.table(wanted, (look,), Settings(), str(tmp_path), scans=True, cpus=2)
+    assert pipeline.table(wanted, (look,), Settings(), str(tmp_path), scans=False, cpus=2)
 
 
 def test_no_fingerprint_depends_on_it(tiny_detector: Path) -> None:

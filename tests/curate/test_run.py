@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 
 from curate import collect, factors, pipeline, plan
 from curate.detect import Batch, read_weights
-from curate.plan import Options
+from curate.plan import Options, Work
 from curate.query import open_catalog as open_footage
 from curate.run import Result, curate
 from infra.catalog import Catalog, open_catalog
@@ -94,6 +94,24 @@ def test_steps_one_by_one_give_the_same_rows(tmp_path: Path, add_clip: AddClip, 
     boxes = [catalog.scan("detections").drop("batch_id").sort("clip_id", "pts", "det_id").collect() for catalog in stores]
     assert boxes[0].height == 12
     assert_frame_equal(*boxes)
+
+
+def test_rows_that_come_twice_count_once(tmp_path: Path, add_clip: AddClip, tiny_detector: Path) -> None:
+    """A worker that died and was run again may give rows twice, also of clips that are complete: the tables do not change."""
+    stores = [open_catalog(DirStore(tmp_path / name), create=True) for name in ("once", "twice")]
+    for catalog in stores:
+        add_clip(catalog, "bright", BRIGHT)
+        add_clip(catalog, "dark", DARK)
+
+    def twice(works: Iterable[Work], stages: Sequence[pipeline.Stage]) -> Iterator[Batch]:
+        batches = list(pipeline.run_local(works, stages))
+        for number, batch in enumerate(batches):
+            yield batch
+            yield from batches[max(0, number - 1) : number + 1]
+
+    results = [run(stores[0], options(tiny_detector)), run(stores[1], options(tiny_detector), engine=twice)]
+    assert results[0].tally.rows == results[1].tally.rows and results[1].tally.clips["scan"] == 2
+    assert_frame_equal(view(stores[0]), view(stores[1]))
 
 
 def test_a_step_without_its_scan_waits(catalog: Catalog, add_clip: AddClip, tiny_detector: Path) -> None:
@@ -193,7 +211,7 @@ KILLED = """
 import sys
 from curate import collect, factors
 from curate.detect import read_weights
-from curate.plan import Options
+from curate.plan import Options, Work
 from curate.run import curate
 from infra.catalog import open_catalog
 from infra.settings import Settings

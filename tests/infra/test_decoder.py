@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -215,3 +216,12 @@ def test_mutated_clips_never_pass_for_a_crash(tmp_path: Path) -> None:
     assert MUTANTS / 3 < len(refused) < MUTANTS
     n_deaths = sum(f"{TRIES} times" in reason for reason in refused)
     print(f"{MUTANTS} mutants decoded: {len(refused)} refused, {n_deaths} of them after {TRIES} deaths of their child")
+
+
+def test_a_pool_that_nobody_closed_leaves_nothing() -> None:
+    """Its child and its file descriptors go with it, so that a process that makes pool after pool does not run out."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        assert DecoderPool().run("math:sqrt", 4.0) == 2.0
+        gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
