@@ -260,14 +260,11 @@ def check_writable(path: Path, name: str, *, in_place: bool = False) -> None:
     Raises:
         UsageError: a folder, a file in a folder that is not there, or a place where nothing can be written.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"{name}: there is no folder {path.parent}")
     try:
+        if not path.parent.is_dir():
+            raise UsageError(f"{name}: there is no folder {path.parent}")
         if in_place:
-            is_new = not path.exists()
-            path.open("ab").close()
-            if is_new:
-                path.unlink()
+            _check_opens(path)
             return
         if path.exists() and not path.is_file():
             raise UsageError(f"{name}: not a file; name one, such as page.html")
@@ -275,3 +272,19 @@ def check_writable(path: Path, name: str, *, in_place: bool = False) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{name}: it cannot be written ({error.strerror}); name a file") from error
+
+
+def _check_opens(path: Path) -> None:
+    """Raise OSError where a file could not be opened to be written; what a link points to is tried, the link stays.
+
+    A device or a pipe is only asked for its permissions: opening it would wait for a reader, or do something.
+    """
+    if path.is_file() or path.is_dir():
+        path.open("ab").close()
+    elif path.exists():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    else:
+        target = Path(os.path.realpath(path))
+        target.open("xb").close()
+        target.unlink()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from infra import durable
-from infra.errors import StoreError
+from infra.errors import StoreError, UsageError
 from infra.store import DirStore
 from tests.faults.disk import CountingDisk, PowerCut
 
@@ -140,6 +141,36 @@ def test_create_does_not_touch(tmp_path: Path) -> None:
         durable.create(tmp_path / "a", NEW)
     assert visible(tmp_path) == {"a": OLD}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_link_is_tried_where_it_points_to_and_stays(tmp_path: Path) -> None:
+    """A dangling link stays a link, with nothing behind it; behind one that leads nowhere nothing can be written."""
+    link, target = tmp_path / "link.csv", tmp_path / "later.csv"
+    link.symlink_to(target)
+    durable.check_writable(link, "--csv", in_place=True)
+    assert link.is_symlink() and not target.exists()
+    target.write_bytes(OLD)
+    durable.check_writable(link, "--csv", in_place=True)
+    assert link.is_symlink() and target.read_bytes() == OLD
+    lost = tmp_path / "lost.csv"
+    lost.symlink_to(tmp_path / "none" / "x.csv")
+    with pytest.raises(UsageError, match="cannot be written"):
+        durable.check_writable(lost, "--csv", in_place=True)
+    assert lost.is_symlink()
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening it would wait for whoever reads it."""
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("opened"))
+    durable.check_writable(tmp_path / "pipe", "--csv", in_place=True)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_folder_that_cannot_be_asked_for_is_one_line(tmp_path: Path, in_place: bool) -> None:
+    """What the system says about the folder itself is said, too."""
+    with pytest.raises(UsageError, match="File name too long"):
+        durable.check_writable(tmp_path / ("x" * 300) / "a.csv", "--csv", in_place=in_place)
 
 
 class TestFolderStore:
