@@ -4,6 +4,10 @@ Seed 002 (FEATURES.md, S2-7) compares the distribution of the raw footage with t
 model. Raw counts seconds of footage (1 / p_keep, and for what a cascade's judge saw also 1 / p_look); curated counts rows of
 the selection, or their training weights. A row has the values of the kept frame of its clip that is nearest to its centre, as
 slices of a gate do.
+
+What a cascade's judge did not see of the selection is stood for, as in the footage, by its rows from the audit: in columns that
+the judge decides each of these counts for its share of the unseen, too. So all of the footage, selected, is like the footage;
+rows that were chosen by what the judge saw are only themselves; and unseen rows without one from the audit are unknown.
 """
 
 from __future__ import annotations
@@ -33,12 +37,15 @@ class Difference:
         distance: column -> total variation distance, 0 (the same) to 1 (nothing in common).
         n_rows: rows of the selection.
         n_unmatched: rows whose clip has no kept frame (any more): unknown in every column.
+        n_unseen: rows whose frame a cascade's judge did not see; `n_rows` of the columns that it decides are without those
+            that rows from the audit stand for.
     """
 
     table: pl.DataFrame
     distance: dict[str, float]
     n_rows: int
     n_unmatched: int
+    n_unseen: int
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{column} {value:.2f}" for column, value in self.distance.items())
@@ -64,19 +71,22 @@ def diff(footage: Footage, curated: Selection, columns: Sequence[str]) -> Differ
     judged = look_weights.judged(footage.catalog, columns)
     rows = look_weights.weighed(footage.catalog, rows).with_columns(judged_s=pl.col("footage_s") * pl.col(look_weights.WEIGHT))
     times = ["footage_s", "judged_s"]
-    frames = rows.select("clip_id", "pts", *times, *(pl.col(name).cast(pl.String) for name in columns)).collect()
+    values = (pl.col(name).cast(pl.String) for name in columns)
+    frames = rows.select("clip_id", "pts", look_weights.WEIGHT, *times, *values).collect()
     drawn = pl.DataFrame(
         [(row.clip_id, (row.start_pts + row.end_pts) // 2, row.weight) for row in curated.rows],
         schema={"clip_id": pl.String, "pts": pl.Int64, "weight": pl.Float64}, orient="row",
     )  # fmt: skip
     near = frames.drop(times).with_columns(_kept=pl.lit(True)).sort("clip_id", "pts")
     matched = drawn.sort("clip_id", "pts").join_asof(near, on="pts", by="clip_id", strategy="nearest", check_sortedness=False)
+    sides = matched, _stood_for(matched)
     tables, distance = [], {}
     for name in columns:
         raw = frames.group_by(value=name).agg(raw=pl.col(times[name in judged]).sum())
-        chosen = matched.group_by(value=name).agg(curated=pl.col("weight").sum(), n_rows=pl.len())
+        chosen = sides[name in judged].group_by(value=name).agg(curated=pl.col("weight").sum(), n_rows=pl.len())
         both = raw.join(chosen, on="value", how="full", coalesce=True, nulls_equal=True)
         both = both.with_columns(pl.col("raw", "curated", "n_rows").fill_null(0))
+        both = both.filter((pl.col("raw") > 0) | (pl.col("n_rows") > 0))
         both = both.with_columns(pl.col(each) / max(float(both[each].sum()), 1e-12) for each in ("raw", "curated"))
         distance[name] = float((both["raw"] - both["curated"]).abs().sum()) / 2
         ratio = pl.when(pl.col("raw") > 0).then(pl.col("curated") / pl.col("raw"))
@@ -84,5 +94,22 @@ def diff(footage: Footage, curated: Selection, columns: Sequence[str]) -> Differ
             pl.lit(name).alias("column"), "value", "raw", "curated", "n_rows", ratio=ratio
         ))  # fmt: skip
     return Difference(
-        table=pl.concat(tables), distance=distance, n_rows=len(curated.rows), n_unmatched=int(matched["_kept"].is_null().sum())
-    )
+        table=pl.concat(tables), distance=distance, n_rows=len(curated.rows),
+        n_unmatched=int(matched["_kept"].is_null().sum()), n_unseen=int((matched[look_weights.WEIGHT] == 0).sum()),
+    )  # fmt: skip
+
+
+def _stood_for(matched: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows without the unseen, whose `weight` those from the audit take over in proportion to what they stand for.
+
+    Args:
+        matched: weight, and `look_weights.WEIGHT` of the frame (null: none): 0 where the judge did not see it and others stand
+            for it, above 1 where it came from an audit. As it is where no row is from an audit.
+    """
+    look = pl.col(look_weights.WEIGHT).fill_null(1.0)
+    stands = pl.col("weight") * (look - 1).clip(lower_bound=0)
+    total = float(matched.select(stands.sum()).item())
+    if not total:
+        return matched
+    share = float(matched.select(pl.col("weight").filter(look == 0).sum()).item()) / total
+    return matched.filter(look > 0).with_columns(weight=pl.col("weight") + stands * share)

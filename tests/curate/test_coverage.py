@@ -95,6 +95,46 @@ def test_people_seen_by_a_cascade_are_a_share_of_footage(catalog: Catalog) -> No
     }  # fmt: skip
 
 
+def cascaded_200(catalog: Catalog) -> None:
+    """Add 20 clips of 10 kept frames behind a cascade: the first frame of each passed, one or two people on it; of the nine
+    others the second was audited with p = 1/9, without people."""
+    detect, looks = [], []
+    add(catalog, *((n, [(1.0, "day", None)] * 10, {}) for n in range(20)))
+    for n in range(20):
+        same = {"clip_id": clip_id(n), "step": "detect", "stage": "fine", "number": 0, "source": "d@1"}
+        looks += [same | {"pts": None, "p_look": 1 / 9}, same | {"pts": 0, "p_look": 1.0, "passed": True}]
+        looks += [same | {"pts": 1, "p_look": 1 / 9, "passed": False}]
+        box = {"clip_id": clip_id(n), "pts": 0, "source": "d@1", "class_name": "person", "score": 0.9}
+        box |= {"x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0}
+        detect += [box | {"det_id": f"{n}-{i}"} for i in range(1 + n % 2)]
+    done = [Done("clip", clip_id(n), "detect", "f", 10, 1) for n in range(20)]
+    catalog.commit({"looks": looks, "detections": detect}, done)
+
+
+@pytest.mark.parametrize(
+    ("pts", "shares", "distance", "n_unseen"),
+    [
+        (range(10), {"0": 0.9, "1": 0.05, "2": 0.05}, 0.0, 160),  # all of it is like all of it
+        (range(1), {"1": 0.5, "2": 0.5}, 0.9, 0),  # what passed: only itself
+        (range(2), {"0": 0.5, "1": 0.25, "2": 0.25}, 0.4, 0),  # chosen by what was seen: each row counts once
+        (range(2, 10), {None: 1.0}, 1.0, 160),  # nobody saw any of it
+    ],
+)
+def test_a_selection_behind_a_cascade_against_its_footage(
+    catalog: Catalog, pts: range, shares: dict[str | None, float], distance: float, n_unseen: int
+) -> None:
+    """The unseen rows of a selection are stood for by its audited ones, as those of the footage are."""
+    cascaded_200(catalog)
+    rows = [SelectionRow(clip_id=clip_id(n), start_pts=at, end_pts=at + 1) for n in range(20) for at in pts]
+    chosen = Selection(name="s", purpose="train", rows=tuple(rows), query="", unit="frame")
+    found = curated.diff(open_footage(catalog.store), chosen, ["n_person", "lighting"])
+    made = found.table.filter(found.table["column"] == "n_person")
+    assert {row["value"]: row["curated"] for row in made.iter_rows(named=True) if row["n_rows"]} == {
+        value: pytest.approx(share) for value, share in shares.items()
+    }
+    assert found.distance == {"n_person": pytest.approx(distance, abs=1e-9), "lighting": 0.0} and found.n_unseen == n_unseen
+
+
 def say(catalog: Catalog, factor: str, names: Sequence[str]) -> None:
     """Let a person name a factor of the clips 0, 1, ..."""
     said = [
