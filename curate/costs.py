@@ -89,7 +89,7 @@ def check(overlap: int, machine_usd: float) -> None:
     Raises:
         UsageError: nobody says a tag; a price below 0, or one that is not finite.
     """
-    if overlap < 1:
+    if not overlap >= 1:  # nor NaN
         raise UsageError(f"overlap {overlap}; legal: at least 1 person who says each tag")
     if not 0 <= machine_usd < math.inf:
         raise UsageError(f"machine hours at {machine_usd:g} USD; legal: 0 or more, and finite")
@@ -116,8 +116,12 @@ def bills(tags: Tags, *, overlap: int = TURK.overlap) -> list[Bill]:
 
     Args:
         tags: how many classifications.
-        overlap: people who say each on Mechanical Turk, at least 1 (`check`).
+        overlap: people who say each on Mechanical Turk, at least 1.
+
+    Raises:
+        UsageError: nobody says a tag.
     """
+    check(overlap, MACHINE_USD_PER_HOUR)
     people = "one person" if overlap == 1 else f"{overlap} people"
     turk = Price(name=f"Mechanical Turk, {people} each", usd_per_tag=TURK.usd_per_tag, overlap=overlap)
     return [
@@ -130,6 +134,11 @@ def bills(tags: Tags, *, overlap: int = TURK.overlap) -> list[Bill]:
 
 
 def spent(catalog: Catalog, usd_per_hour: float = MACHINE_USD_PER_HOUR) -> Spent:
-    """Return the hours that runs of `camloop curate` took in this store; 0 where none is recorded."""
+    """Return the hours that runs of `camloop curate` took in this store; 0 where none is recorded.
+
+    Raises:
+        UsageError: a price below 0, or one that is not finite.
+    """
+    check(TURK.overlap, usd_per_hour)
     runs = catalog.scan("runs", ["command", "start_ns", "end_ns"]).filter(pl.col("command") == "curate").collect()
     return Spent(hours=float((runs["end_ns"] - runs["start_ns"]).sum()) / 3.6e12, usd_per_hour=usd_per_hour)

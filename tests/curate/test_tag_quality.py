@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from curate import costs, factors, tag_quality
 from curate.share_interval import Share, share, student_t, wilson
 from curate.tag_quality import calibrate, floors_text, judge, lowest_floor, measure, recordings_needed
+from infra.catalog import Catalog
 from infra.errors import UsageError
 
 WEATHER = '[factor.weather]\nfrom = "prompts"\nprompts = { clear = "a", rain = "b", "thick fog" = "c" }'
@@ -179,3 +180,13 @@ def test_believed_tags_are_saved() -> None:
         costs.count(10, [1.5])
     with pytest.raises(UsageError, match="at least 1 person"):
         costs.check(0, 0.4)
+    with pytest.raises(UsageError, match="overlap 0"):
+        costs.bills(tags, overlap=0)
+
+
+@pytest.mark.parametrize("usd", [float("nan"), float("inf"), -0.1])
+def test_a_price_that_is_none_is_no_bill(catalog: Catalog, usd: float) -> None:
+    """Whoever asks in Python is refused as the command is."""
+    assert costs.spent(catalog, 0.0).usd == 0
+    with pytest.raises(UsageError, match="0 or more, and finite"):
+        costs.spent(catalog, usd)
