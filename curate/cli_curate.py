@@ -91,7 +91,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         retry=arguments.retry,
         resources=cli_resources.read(arguments),
     )
-    named = [look.name for look in cascade.looks] if cascade else [step for step in steps if step in ("detect", "embed")]
+    models = [step for step in steps if step in ("detect", "embed")]
+    named = [look.name for look in cascade.looks if look.step in models] if cascade else models
     options.resources.check_stages(["decode", *named])
     return options
 
@@ -103,6 +104,8 @@ def run_curate(arguments: argparse.Namespace, context: Context) -> int:
     options, out = _options(arguments), context.out
     if arguments.follow and (arguments.plan or arguments.page or out.as_json):
         raise UsageError("--follow goes on until it is stopped; --plan, --page and --json are for one run")
+    if arguments.by and arguments.plan:
+        raise UsageError(f"--by {arguments.by} is about the funnel of a run, and --plan runs nothing: leave one of them out")
     for weights in options.weights:
         if weights.status == "unknown":
             out.note(f"weights {weights.path.name}: unknown, {weights.note} (SHA-256 {weights.sha256})")
@@ -149,7 +152,7 @@ def _engine(
 
     asked = {"device", "providers"} & options.resources.told().keys()
     if not ray:
-        if asked:
+        if asked and arguments.local:  # else there are no pictures to look at
             options.resources.check(available())
         yield pipeline.run_local, 1
         return
@@ -246,7 +249,7 @@ def _say_result(arguments: argparse.Namespace, context: Context, result: Result)
         out.line(f"failed: {name}: {why}")
     if len(tally.failed) > 10:
         out.line(f"... and {len(tally.failed) - 10} more in table failures")
-    if tally.cameras:
+    if tally.stages or tally.failed:
         total, seconds = live.Total.of(result.plan.works), result.seconds.get("pixels", 0.0)
         for text in live.lines(tally, total, seconds, by_camera=bool(arguments.by)):
             out.line(text)

@@ -174,3 +174,5 @@ def test_the_command_ends_with_the_funnel(
     assert main([*asked, "--every-s", "0.5"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^all +2 +0 +\d", said, re.MULTILINE) and "gate" not in said
+    assert main([*asked, "--plan", "--by", "camera_id"]) == 2
+    assert "--by camera_id is about the funnel of a run" in capsys.readouterr().err
