@@ -124,7 +124,8 @@ def _say(found: Events, layer: Layer, asked: View, arguments: argparse.Namespace
     import dataclasses
 
     from curate.events_page import describe, length
-    from curate.scores import NO_DETECTOR
+    from curate.layers import ON
+    from curate.scores import NO_DETECTOR, motion_versions
     from infra import views
 
     out, table = context.out, _table(found)
@@ -140,6 +141,12 @@ def _say(found: Events, layer: Layer, asked: View, arguments: argparse.Namespace
             for row in found.cameras.iter_rows(named=True)
         ],
     )  # fmt: skip
+    versions = motion_versions(asked.footage.catalog) if layer.is_motion else ()
+    if len(versions) > 1 and arguments.on is None:
+        out.line(
+            f"clips of this store have motion scores 1 and 2: on from {layer.on:g}, which suits score 1, by default; "
+            f"--on {ON[2]:g} suits score 2"
+        )
     if found.cameras["n_frames"].sum() == 0 and found.cameras.height:
         out.line("nothing was scanned yet: run camloop curate")
     elif layer.step == views.DETECT and views.looked_at(asked.footage.catalog).is_empty():
@@ -157,6 +164,7 @@ def _say(found: Events, layer: Layer, asked: View, arguments: argparse.Namespace
         out.line(f"... and {table.height - shown.height:,} more (--list N, --csv FILE)")
     return {
         "layer": layer.name, "parameters": dataclasses.asdict(layer), "where": asked.text, "n_events": n_events,
+        "motion_scores": list(versions),
         "n_intervals": table.height, **totals, "cameras": found.cameras.to_dicts(), "intervals": table.to_dicts(),
         "vault": str(asked.footage.vault_state()),
     }  # fmt: skip

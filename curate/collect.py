@@ -114,6 +114,7 @@ class Tally:
 @dataclass(slots=True)
 class _Open:
     frames: list[Row] = field(default_factory=list)
+    pts: set[int] = field(default_factory=set)
     end: Mapping[str, Any] | None = None
 
 
@@ -139,6 +140,7 @@ class Collector:
         tally.sought = tally.sought if PERSON in classes else "a box"
         self._sought = [number for number, name in enumerate(classes) if name == PERSON or PERSON not in classes]
         self._open: dict[str, _Open] = {}
+        self._finished: set[str] = set()
         self._complete: list[tuple[Work, _Open]] = []
         self._n_clips = min(CLIPS, max(LEAST_CLIPS, len(self._works) // COMMITS))
         self._since_ns = clock.mono_ns()
@@ -148,13 +150,17 @@ class Collector:
         columns = {name: column for name, column in batch.items() if not name.endswith("_rgb")}
         n_complete = 0
         for i, clip_id in enumerate(columns["clip_id"]):
+            if str(clip_id) in self._finished:  # Ray gives rows again when the worker dies that gave them
+                continue
             held = self._open.setdefault(str(clip_id), _Open())
             if columns["end"][i]:
                 held.end = json.loads(columns["end"][i])
-            else:
+            elif (pts := int(columns["pts"][i])) not in held.pts:
+                held.pts.add(pts)
                 held.frames.append({name: column[i] for name, column in columns.items()})
             if held.end is not None and len(held.frames) == held.end["n_frames"]:
                 n_complete += 1
+                self._finished.add(str(clip_id))
                 self._finish(str(clip_id), self._open.pop(str(clip_id)))
         if len(self._complete) >= self._n_clips or self._clock.mono_ns() - self._since_ns > SECONDS * 1e9:
             self.flush()
@@ -215,8 +221,8 @@ class Collector:
             assert held.end is not None
             frames = [{name: _plain(row[name]) for name in ("clip_id", "pts", *scan.MEASURES)} for row in held.frames]
             rows = {"gops": [{"clip_id": work.clip_id, **gop} for gop in held.end["gops"]], "frames": frames}
-            if found := held.end.get("scene"):
-                rows["scenes"] = [{"clip_id": work.clip_id, **scene.unpacked(found)}]
+            if "scene" in held.end:
+                rows["scenes"] = [{"clip_id": work.clip_id, **scene.unpacked(held.end["scene"])}]
             return rows
         mine, clip_id = [look for look in self._looks if look.step == step], work.clip_id
         judge = cascade.counting(self._looks)
@@ -251,7 +257,7 @@ class Collector:
         gops, judge = held.end.get("gops", ()), self._judge
         seen.n_gops += len(gops)
         seen.n_decoded += sum(bool(gop["decoded"]) for gop in gops)
-        on = ON[2 if held.end.get("scene") else 1]
+        on = ON[2 if "scene" in held.end else 1]
         seen.n_moving += sum(any(score is not None and score >= on for score in gop["motion"] or ()) for gop in gops)
         looked = [frame[judge.made] for frame in held.frames if _looked(judge, frame)] if judge else []
         seen.n_looked += len(looked)

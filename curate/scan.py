@@ -70,7 +70,7 @@ def scan_clip(
     Yields:
         {"pts": int64 (n,), each of `MEASURES`: float64 (n,) with NaN for unknown, each of `sizes_px`: uint8 (n, S, S, 3)}
         with n <= PART, in order (but under the gate); last {"gops": list of rows of that table without clip_id}, with score 2
-        also "scene": the row of `scene.Look`, or None.
+        also "scene": the row of `scene.Look`.
 
     Raises:
         MediaError: not a clip, damaged, or its pictures are not those that its packets promise.

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from curate import quality
 from infra import video
 
-VERSION: Final = 1
+VERSION: Final = 2  # 2: every second kept picture; a row, though of nulls, for every clip
 SMALL_PX: Final = 160  # longer side of the outline, of the pictures that cast and flicker are measured in
-LEAST_PX: Final = 12  # a side, for a row at all
+LEAST_PX: Final = 12  # a side, for anything to be known
 WIDE_PX: Final = 2 * SMALL_PX  # and of the median picture
 EVERY: Final = 2  # kept pictures one is measured: a few hundredths of the scan,
 MOST_PICTURES: Final = 16  # up to so many; of a longer clip every fourth, eighth, ... kept one
@@ -48,6 +48,10 @@ DARK_LUMA: Final = 16.0  # added before light is compared, so that black does no
 EDGE_LEVELS: Final = 3.0  # grey levels per pixel of the outline from which a gradient is an edge more than not
 FLAT_LEVELS: Final = 4.0  # standard deviation within a cell below which it has nothing to be sharp
 MOST_SHIFT: Final = 0.25  # of the longer side: how far a displacement is looked for
+
+_MEASURED: Final = (
+    "noise", "cast_red", "cast_blue", "flicker", "outline", "outline_width_px", "outline_height_px", "sharpness",
+)  # fmt: skip
 
 Luma = NDArray[np.uint8]
 Field = NDArray[np.complex64]
@@ -233,10 +237,13 @@ class Look:
                 self._flicker.append(flicker(np.stack(self._following)))
             self._following = []
 
-    def row(self) -> dict[str, Any] | None:
-        """Return the clip's row of `scenes` without clip_id, outline as text (`unpacked`); None of tiny or no pictures."""
+    def row(self) -> dict[str, Any]:
+        """Return the clip's row of `scenes` without clip_id, outline as text (`unpacked`); nulls of tiny or no pictures.
+
+        Every clip has one: that it is there says that the clip's motion is score 2 (`curate.scores.motion_versions`).
+        """
         if not self._wide or min(self._wide[0].shape) < LEAST_PX:
-            return None
+            return {"n_pictures": self._n, **dict.fromkeys(_MEASURED)}
         median = np.median(np.stack(self._wide), axis=0).astype(np.float32)
         outline = _halved(median)
         casts, noises = ([one for one in found if one is not None] for found in (self._cast, self._noise))
@@ -257,11 +264,11 @@ class Look:
 
 def unpacked(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of `Look.row`, which travels as JSON, as the table has it: the outline as bytes."""
-    return {**row, "outline": base64.b64decode(row["outline"])}
+    return {**row, "outline": None if row["outline"] is None else base64.b64decode(row["outline"])}
 
 
 def outline_of(row: dict[str, Any]) -> Luma:
-    """Return the outline of a row of table `scenes`: uint8 (H, W)."""
+    """Return the outline of a row of table `scenes` that has one: uint8 (H, W)."""
     return np.frombuffer(row["outline"], np.uint8).reshape(row["outline_height_px"], row["outline_width_px"])
 
 

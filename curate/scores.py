@@ -31,12 +31,21 @@ CHUNK_ROWS: Final = 20_000  # GOPs in memory at the same time
 Column = NDArray[np.float64]
 
 
+def motion_versions(catalog: Catalog) -> tuple[int, ...]:
+    """Return the versions of the motion score that a store's clips have (`layers.ON`), in order; (1,) before any scan.
+
+    A clip was scanned with score 2 where it has a row in `scenes` (`scene.Look.row`).
+    """
+    scored_2 = catalog.scan("scenes", ["clip_id"]).unique()
+    if scored_2.head(1).collect().is_empty():
+        return (1,)
+    others = catalog.scan("gops", ["clip_id"]).join(scored_2, on="clip_id", how="anti")
+    return (2,) if others.head(1).collect().is_empty() else (1, 2)
+
+
 def motion_on(catalog: Catalog) -> float:
     """Return the share of the picture from which something moves: that of score 2 where every scanned clip has that score."""
-    scored_2 = catalog.scan("scenes", ["clip_id"]).unique()
-    others = catalog.scan("gops", ["clip_id"]).join(scored_2, on="clip_id", how="anti")
-    has_2 = not scored_2.head(1).collect().is_empty()
-    return ON[2] if has_2 and others.head(1).collect().is_empty() else ON[1]
+    return ON[2] if motion_versions(catalog) == (2,) else ON[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -151,7 +151,7 @@ def notes(days: pl.DataFrame) -> list[tuple[str, str, str]]:
 
 
 def by_hour(footage: Footage) -> pl.DataFrame:
-    """Return one row per camera, day and hour (UTC) with a clip of known time that has a row in `scenes`: its first clip.
+    """Return one row per camera, day and hour (UTC) with a clip of known time that has an outline in `scenes`: its first.
 
     Returns:
         camera_id, day (text), hour, clip_id, n_others (days that it was held against); noise, flicker, cast_red, cast_blue,
@@ -162,10 +162,11 @@ def by_hour(footage: Footage) -> pl.DataFrame:
     clips = footage.clips.lazy().filter(pl.col("start_ns").is_not_null()).select("clip_id", "camera_id", "start_ns")
     utc = pl.from_epoch("start_ns", time_unit="ns")
     own = ["camera_id", "day", "hour"]
-    chosen = footage.catalog.scan("scenes", ["clip_id"]).join(clips, on="clip_id").with_columns(
+    shown = footage.catalog.scan("scenes").filter(pl.col("outline").is_not_null())
+    chosen = shown.select("clip_id").join(clips, on="clip_id").with_columns(
         day=utc.dt.date().cast(pl.String), hour=utc.dt.hour().cast(pl.Int64)
     ).sort("start_ns", "clip_id").unique(own, keep="first", maintain_order=True)  # fmt: skip
-    rows = footage.catalog.scan("scenes").join(chosen, on="clip_id").sort("start_ns", "clip_id").collect()
+    rows = shown.join(chosen, on="clip_id").sort("start_ns", "clip_id").collect()
     made: list[dict[str, Any]] = []
     alike = ["camera_id", "hour", "outline_width_px", "outline_height_px"]
     for group in rows.partition_by(alike, maintain_order=True):

@@ -333,8 +333,9 @@ def test_a_view_of_events_can_be_asked_and_sampled(catalog: Catalog) -> None:
     assert drawn.extra["layer"]["name"] == "motion" and drawn.extra["layer"]["least_s"] == 0.2
 
 
-def test_motion_begins_where_it_suits_the_score(catalog: Catalog) -> None:
-    """A hundredth of the picture is motion where all clips have score 2, and none where one has score 1; --on wins."""
+def test_motion_begins_where_it_suits_the_score(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hundredth of the picture is motion where all clips have score 2, and none where one has score 1, which is said; --on
+    wins."""
     first, second = clip_row("a", 20), clip_row("b", 20, recording_id="s")
     put(catalog, [first], [gop(first, 0, 0, [0.0] * 5 + [0.01] * 10 + [0.0] * 5, 20)])
     assert open_catalog(catalog.store).events().count() == 0
@@ -343,6 +344,10 @@ def test_motion_begins_where_it_suits_the_score(catalog: Catalog) -> None:
     assert scores.motion_on(catalog) == layers.ON[2] and open_catalog(catalog.store).events().count() == 1
     put(catalog, [second], [gop(second, 0, 0, [0.0] * 20, 20)])
     assert open_catalog(catalog.store).events().count() == 0 and open_catalog(catalog.store).events(on=0.01).count() == 1
+    asked = ["query", "--intervals", "motion", "--store", catalog.store.url]
+    for more, is_said in (([], True), (["--on", ".01"], False)):
+        assert main([*asked, *more]) == 0
+        assert ("motion scores 1 and 2: on from 0.02" in " ".join(capsys.readouterr().out.split())) is is_said
 
 
 def test_the_vault_is_left_out(catalog: Catalog) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from curate import factors, scan, scene, usual
+from curate import factors, layers, scan, scene, scores, usual
 from curate.plan import Options
 from curate.query import open_catalog as open_footage
 from curate.run import curate
@@ -284,13 +284,18 @@ def test_ways_of_scanning_agree_on_the_scene(clip: Path, how: dict[str, Any]) ->
 
 def test_what_cannot_be_measured_is_unknown() -> None:
     """A clip of single pictures a second apart has no flicker, a black one no noise and no cast, a tiny one no sharpness."""
-    assert scene.Look().row() is None
+    look = scene.Look()
+    look.see(video.Picture(0, Fraction(1), av.VideoFrame.from_ndarray(np.full((10, 160, 3), 90, np.uint8), "rgb24")), True)
+    for tiny, n in ((look, 1), (scene.Look(), 0)):
+        made = tiny.row()
+        assert made["n_pictures"] == n and [value for name, value in made.items() if name != "n_pictures"] == [None] * 8
+        assert scene.unpacked(made) == made
     look = scene.Look()
     for number in range(4):
         frame = av.VideoFrame.from_ndarray(np.zeros((12, 16, 3), np.uint8), "rgb24")
         look.see(video.Picture(number, Fraction(1), frame), True)
     row = look.row()
-    assert row is not None and row["n_pictures"] == 4 and row["outline_width_px"] == 8
+    assert row["n_pictures"] == 4 and row["outline_width_px"] == 8
     assert [row[name] for name in ("noise", "cast_red", "cast_blue", "flicker", "sharpness")] == [None] * 5
 
 
@@ -319,6 +324,37 @@ def test_a_run_writes_a_row_per_clip_and_the_default_run_none(
     curate(catalog, dataclasses.replace(options, score=1), Settings())
     assert catalog.scan("scenes").collect().is_empty() and not catalog.scan("frames").collect().is_empty()
     assert usual.unlike(open_footage(catalog.store)) == []
+
+
+def test_a_clip_that_shows_nothing_does_not_change_the_threshold_of_a_store(
+    catalog: Catalog, add_clip: Callable[..., str], clip: Path, tmp_path: Path
+) -> None:
+    """A strip of 8 px beside a proper clip, both with score 2: motion begins as score 2 wants it, in the tables and live."""
+    with video.Writer(tmp_path / "strip.mp4", 320, 8, Fraction(1, 10)) as writer:
+        for pts in range(20):
+            writer.add(np.full((8, 320, 3), 90, np.uint8), pts)
+    names = {add_clip(catalog, "yard", clip.read_bytes()), add_clip(catalog, "strip", (tmp_path / "strip.mp4").read_bytes())}
+    curate(catalog, Options(steps=("scan",), sheet=factors.parse(factors.DEFAULT), score=2), Settings())
+    rows = catalog.scan("scenes").collect()
+    assert set(rows["clip_id"]) == names and rows["outline"].null_count() == 1
+    assert scores.motion_on(catalog) == layers.ON[2]
+
+
+def test_an_hour_is_judged_by_its_first_clip_that_shows_something(catalog: Catalog) -> None:
+    """Clips of an hour before the first with an outline, and hours of nothing else, are passed over, and are no error."""
+    nothing = scene.unpacked(scene.Look().row())
+    days = {(day, 0): row for day, row in enumerate(usual_days())}
+    assert put(catalog, days | {(ODD, 1): nothing}) == []
+    clip_id = f"{1:032}"
+    early = {
+        "clip_id": clip_id, "key": "clips/e", "camera_id": "yard", "camera_number": 1, "state": "live", "recording_id": "e",
+        "start_ns": NOON_NS + ODD * DAY_NS, "time_base_num": 1, "time_base_den": 30, "first_pts": 0, "end_pts": 90,
+        "n_frames": 90,
+    }  # fmt: skip
+    catalog.commit({"clips": [early]}, [Done("clip", clip_id, "register", "f", 1, 1)])
+    catalog.commit({"scenes": [{"clip_id": clip_id, **nothing}]}, [Done("clip", clip_id, "scan", "f", 1, 1)])
+    hours = usual.by_hour(open_footage(catalog.store))
+    assert hours["clip_id"].to_list() == [f"{100 * day:032}" for day in range(len(usual_days()))]
 
 
 def test_real_pictures_of_people_in_a_corridor(catalog: Catalog, shared_data: Path) -> None:
