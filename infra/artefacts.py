@@ -103,19 +103,11 @@ class Selection:
     def to_bytes(self) -> bytes:
         """Return the Selection as JSON Lines, header first; equal Selections give equal bytes."""
         header = {
-            "version": VERSION,
-            "kind": "selection",
-            "name": self.name,
-            "purpose": self.purpose,
-            "query": self.query,
-            "unit": self.unit,
-            "group_by": self.group_by,
-            "seed": self.seed,
-            "snapshots": dict(self.snapshots),
-            "shortages": [dataclasses.asdict(shortage) for shortage in self.shortages],
-            "extra": dict(self.extra),
+            "version": VERSION, "kind": "selection", "name": self.name, "purpose": self.purpose, "query": self.query,
+            "unit": self.unit, "group_by": self.group_by, "seed": self.seed, "snapshots": dict(self.snapshots),
+            "shortages": [dataclasses.asdict(shortage) for shortage in self.shortages], "extra": dict(self.extra),
             "n_rows": len(self.rows),
-        }
+        }  # fmt: skip
         return b"\n".join([_canonical(header), *(_canonical(dataclasses.asdict(row)) for row in self.rows)]) + b"\n"
 
     @property
@@ -397,4 +389,5 @@ def read_gate(text: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
     if document or judged not in ("raw", "smoothed"):
         legal = "judged = 'raw' | 'smoothed', min_recall, positive, moving, [[slice]]"
         raise UsageError(f"gate file: unknown {sorted(document) or judged!r}; legal: {legal}")
-    return judged, tuple(shared | table if isinstance(table, dict) else table for table in slices)
+    rest = {**shared, "min_recall": None}  # a recall is asked of slices with a threshold
+    return judged, tuple((shared if "threshold" in t else rest) | t if isinstance(t, dict) else t for t in slices)

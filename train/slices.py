@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from infra import where
 from infra.artefacts import ReportCell, Verdict
 from infra.catalog import Catalog
-from infra.errors import UsageError
+from infra.errors import QueryError, UsageError
 from infra.records import Slice
 from infra.views import frames_view
 from train.metrics import LEAST_GROUPS, Array, Interval
@@ -39,7 +39,7 @@ def read_slices(tables: Iterable[Mapping[str, Any]]) -> tuple[Slice, ...]:
 
     Raises:
         UsageError: a table has an unknown key or lacks name or where; no table; a name twice; an unknown `judge`; a recall or
-            a share of the picture that is none.
+            a share of the picture that is none; a recall without a threshold; a `positive` that cannot be read.
     """
     found = []
     for table in tables:
@@ -61,10 +61,19 @@ def _check(s: Slice) -> None:
     """Refuse what cannot be asked of the filters before the footage."""
     for name in ("min_recall", "moving"):
         value = getattr(s, name)
-        if value is not None and not (isinstance(value, int | float) and 0 < value <= 1):
+        is_share = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+        if value is not None and not is_share:
             raise UsageError(f"gate file: slice {s.name!r}: {name} = {value!r}; legal: a number above 0, at most 1")
+    if s.min_recall is not None and s.threshold is None:
+        raise UsageError(
+            f"gate file: slice {s.name!r}: min_recall = {s.min_recall:g} without a threshold is never asked; give one"
+        )
     if s.positive is not None and not isinstance(s.positive, str):
         raise UsageError(f"gate file: slice {s.name!r}: positive = {s.positive!r}; legal: a where-expression in quotes")
+    try:
+        where.parse(s.positive or "")
+    except QueryError as error:
+        raise UsageError(f"gate file: slice {s.name!r}: positive: {error}") from error
 
 
 def membership(catalog: Catalog, predictions: pl.DataFrame, slices: Iterable[Slice]) -> dict[str, list[bool | None]]:
