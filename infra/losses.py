@@ -9,8 +9,10 @@ says what this condition alone costs. The row "cascade" has the loss of all of t
 (`infra.audit`), so the estimates hold for the footage that was curated, whatever it is; a slice has its own, wider interval.
 
 A stage that looks once per cell of some seconds (`once_s`) leaves out frames that meet its condition: it is to see an event,
-not each of its frames. So there a frame is *kept*, too, where a certain look found a positive at most `EVENT_S` from it. That
-is known of every frame, looked at or not; recall is the share of positive frames that such a look stands for.
+not each of its frames. So in the clips in which it left some out a frame is *kept*, too, where a certain look found a positive
+at most `EVENT_S` from it. That is known of every frame, looked at or not; recall is the share of positive frames that such a
+look stands for. Frames near a look that failed the condition count so, too: which they are is not in the tables. Who must not
+take them for kept asks with `near=False`: then what cells left out counts as dropped, and recall, of frames, has no upper end.
 
 The packet gate's row is of the clips in which it dropped something: some p_keep is below 1. A clip that it decoded whole
 (its search or its alarms asked for everything) looks in the tables like one that was scanned without a gate, so that its
@@ -25,7 +27,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import polars as pl
@@ -57,7 +59,9 @@ class Loss:
     group: tuple[Any, ...]
     audit: Audit
     is_once: bool = False
-    """Whether a stage of it looks once per cell, so that one look stands for the frames near it."""
+    """Whether a stage of it left frames out by its cells, so that one look stands for the frames near it."""
+    n_unknown: int = 0
+    """Positive units that were looked at and may belong to the slice or not: nobody knows. Then `recall` is None."""
 
     @property
     def is_whole(self) -> bool:
@@ -99,6 +103,39 @@ def decided(catalog: Catalog, columns: Collection[str], clip_columns: Collection
     return found | {name for factor in factors.collect()["factor"] for name in (factor, f"{factor}_source")}
 
 
+def worded(catalog: Catalog) -> set[str]:
+    """Return the columns that people's words fill: unknown of what nobody looked at, and people look at what passed."""
+    factors = catalog.scan("labels", ["factor"]).select(pl.col("factor").drop_nulls().unique()).collect()["factor"]
+    return {"label", *(name for factor in factors for name in (factor, f"{factor}_source"))}
+
+
+def unknown_members(catalog: Catalog, frames: pl.LazyFrame, text: str) -> pl.Expr:
+    """Return an expression over `frames`: whether nobody knows if a frame is in the slice `text`.
+
+    It is unknown where the expression is null, and where a column of people's words that it names is: `is null` or `is not
+    null` makes no sample of the footage of what people chose to look at.
+    """
+    found = where.parse(text)
+    said = sorted(found.columns & worded(catalog))
+    return pl.any_horizontal(found.to_polars(frames.collect_schema()).is_null(), *(pl.col(name).is_null() for name in said))
+
+
+def gap(frames: pl.LazyFrame, clips: pl.LazyFrame, columns: Collection[str], is_unknown: pl.Expr) -> str | None:
+    """Say of how many kept frames of filtered clips it is known whether they belong to a slice; None: of all.
+
+    Args:
+        frames: a view of the kept frames asked about.
+        clips: clip_id of the filtered clips (`gated`, `cascaded`).
+        columns: what the slice names, for the sentence.
+        is_unknown: over `frames`.
+    """
+    mine = frames.join(clips, on="clip_id", how="semi")
+    n, n_unknown = mine.select(pl.len(), n_unknown=is_unknown.sum()).collect().row(0)
+    if not n_unknown:
+        return None
+    return f"{', '.join(sorted(columns))} is known of {n - n_unknown:,} of {n:,} frames only"
+
+
 def gated(catalog: Catalog) -> pl.LazyFrame:
     """Return clip_id of the clips in which the packet gate dropped something."""
     return catalog.scan("gops", ["clip_id", "p_keep"]).filter(pl.col("p_keep") < 1).select("clip_id").unique()
@@ -125,7 +162,8 @@ def of_gate(
         by: columns of `clips` of which each combination of values is judged alone.
         moving: share of the picture from which a GOP counts as moving.
         members: a slice by frames: clip_id, pts and `member` (bool) of every kept frame. A GOP that was looked at belongs where
-            the kept frame nearest to its start does; where that is null, what was kept does not count and what was missed does.
+            the kept frame nearest to its start does. Where that is null for a moving one, there is no recall: for `low` what
+            was kept does not count and what was missed does, for `high` the other way round.
             The numbers of GOPs that came, were kept and dropped are then those of the clips: nobody knows more.
     """
     columns = ["clip_id", "gop_index", "start_pts", "end_pts", "decoded", "motion", "p_keep"]
@@ -139,19 +177,32 @@ def of_gate(
     shared = units.select((STRETCH_S / length_s).ceil().clip(1, 1000).quantile(0.95)).item()
     kept, moves = pl.col("p_keep") >= 1, pl.col("motion").list.max().fill_null(0) >= moving
     if members is not None:
-        seen = members.select(*_KEY, "member").sort("pts").collect()
+        seen = members.select(*_KEY, "member").join(gated(catalog), on="clip_id", how="semi").sort("pts").collect()
         units = units.sort("start_pts").join_asof(
             seen, left_on="start_pts", right_on="pts", by="clip_id", strategy="nearest", check_sortedness=False
         ).sort("clip_id", "gop_index")  # fmt: skip
-        moves &= pl.col("member").fill_null(~kept)
-    units = units.with_columns(kept=kept, p_look="p_keep", n_positive=pl.when("decoded").then(moves.cast(pl.Int64)))
-    begins = (pl.col("clip_id") != pl.col("clip_id").shift()) | (pl.col("n_positive") != pl.col("n_positive").shift())
-    units = units.with_columns(cluster=begins.fill_null(True).cum_sum())  # neighbours that move are one event
+    units = units.with_columns(
+        kept=kept, p_look="p_keep", moves=moves, belongs="member" if members is not None else pl.lit(True)
+    )
     for group, mine in _grouped(units, by):
-        yield Loss(filter=GATE, unit="gop", group=group, audit=audit(mine, most_positive=shared))
+        n_unknown = int(mine.select((pl.col("decoded") & pl.col("moves") & pl.col("belongs").is_null()).sum()).item())
+        told = _gop_audit(mine, pl.col("belongs").fill_null(~pl.col("kept")), shared)
+        if n_unknown:
+            most = _gop_audit(mine, pl.col("belongs").fill_null(pl.col("kept")), shared)
+            told = replace(told, recall=None, low=min(told.low, most.low), high=max(told.high, most.high))
+        yield Loss(filter=GATE, unit="gop", group=group, audit=told, n_unknown=n_unknown)
 
 
-def of_cascade(catalog: Catalog, frames: pl.LazyFrame, *, by: Sequence[str] = (), positive: str = POSITIVE) -> Iterator[Loss]:
+def _gop_audit(units: pl.DataFrame, belongs: pl.Expr, shared: float) -> Audit:
+    """Return the audit of GOPs, positive where they move and belong; neighbours that do are one event."""
+    units = units.with_columns(n_positive=pl.when("decoded").then((pl.col("moves") & belongs).cast(pl.Int64)))
+    begins = (pl.col("clip_id") != pl.col("clip_id").shift()) | (pl.col("n_positive") != pl.col("n_positive").shift())
+    return audit(units.with_columns(cluster=begins.fill_null(True).cum_sum()), most_positive=shared)
+
+
+def of_cascade(
+    catalog: Catalog, frames: pl.LazyFrame, *, by: Sequence[str] = (), positive: str = POSITIVE, near: bool = True
+) -> Iterator[Loss]:
     """Yield what each stage of each cascade lost, and all of its stages together, group by group; nothing without one.
 
     Args:
@@ -159,6 +210,7 @@ def of_cascade(catalog: Catalog, frames: pl.LazyFrame, *, by: Sequence[str] = ()
         frames: a view of the kept frames asked about (`infra.views.frames_view`).
         by: columns of it of which each combination of values is judged alone.
         positive: a where-expression over it: what a cascade is there to find.
+        near: in clips in which a stage left frames out by its cells, those near a certain look that found something are kept.
 
     Raises:
         QueryError: `positive` names a column that is not there.
@@ -174,7 +226,7 @@ def of_cascade(catalog: Catalog, frames: pl.LazyFrame, *, by: Sequence[str] = ()
         clips = chains.filter(chain=name).select("clip_id")
         units = _events(frames.join(clips.lazy(), on="clip_id", how="semi").collect())
         prefix = f"{name}: " if chains["chain"].n_unique() > 1 else ""
-        yield from _stages(units, looks, name.split(_ARROW), by, prefix)
+        yield from _stages(units, looks, name.split(_ARROW), by, prefix, near=near)
 
 
 def _grouped(units: pl.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
@@ -184,43 +236,50 @@ def _grouped(units: pl.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any
     yield from sorted(units.partition_by(by, as_dict=True).items(), key=lambda item: [str(value) for value in item[0]])
 
 
-def _stages(units: pl.DataFrame, looks: pl.DataFrame, chain: Sequence[str], by: Sequence[str], prefix: str) -> Iterator[Loss]:
+def _stages(
+    units: pl.DataFrame, looks: pl.DataFrame, chain: Sequence[str], by: Sequence[str], prefix: str, *, near: bool = True
+) -> Iterator[Loss]:
     """Yield the losses of one cascade's stages, and of all together."""
     units = _joined(units, looks, chain)
     passed = [pl.col(f"passed{number}").fill_null(False) for number in range(len(chain))]
     shares = [pl.when(passed[number]).then(1.0).otherwise(f"share{number}") for number in range(len(chain))]
     seen = [pl.col(f"p{number}").is_not_null() for number in range(len(chain))]
     always = pl.lit(True)
-    once = [_is_once(units, looks.filter(pl.col("stage") == stage)) for stage in chain]
+    once = [_with_cells(units, looks.filter(pl.col("stage") == stage)) for stage in chain]
+    whole = list(set().union(*once))
     for number, stage in enumerate(chain):
         later = pl.all_horizontal(always, *passed[number + 1 :])
         judged = units.filter(pl.all_horizontal(always, *passed[:number]))
-        judged = _kept(judged, passed[number], later & pl.col("positive"), once[number]).with_columns(
+        judged = _kept(judged, passed[number], later & pl.col("positive"), once[number] if near else ()).with_columns(
             p_look=shares[number],
             n_positive=pl.when(seen[number]).then((later & pl.col("positive")).cast(pl.Int64)),
         )
         for group, mine in _grouped(judged, by):
-            yield Loss(filter=prefix + stage, unit="frame", group=group, audit=audit(mine), is_once=once[number])
-    judged = _kept(units, pl.all_horizontal(passed), pl.col("positive"), any(once)).with_columns(
+            is_once = bool(mine["clip_id"].is_in(once[number]).any())
+            yield Loss(filter=prefix + stage, unit="frame", group=group, audit=audit(mine), is_once=is_once)
+    judged = _kept(units, pl.all_horizontal(passed), pl.col("positive"), whole if near else ()).with_columns(
         p_look=functools.reduce(operator.mul, shares),
         n_positive=pl.when(seen[-1]).then(pl.col("positive").cast(pl.Int64)),
     )
     for group, mine in _grouped(judged, by):
-        yield Loss(filter=prefix + WHOLE, unit="frame", group=group, audit=audit(mine), is_once=any(once))
+        is_once = bool(mine["clip_id"].is_in(whole).any())
+        yield Loss(filter=prefix + WHOLE, unit="frame", group=group, audit=audit(mine), is_once=is_once)
 
 
-def _is_once(units: pl.DataFrame, looks: pl.DataFrame) -> bool:
-    """Say whether a stage looked once per cell: of the frames that met its condition it did not look at all for certain."""
+def _with_cells(units: pl.DataFrame, looks: pl.DataFrame) -> list[str]:
+    """Return the clips in which a stage looked once per cell: not for certain at all frames that met its condition."""
     mine = looks.join(units.select("clip_id").unique(), on="clip_id", how="semi")
-    return int(mine["n_passed"].sum() or 0) > int(mine["passed"].sum() or 0)
+    counts = mine.group_by("clip_id").agg(pl.col("n_passed").sum(), n_certain=pl.col("passed").sum())
+    return counts.filter(pl.col("n_passed") > pl.col("n_certain"))["clip_id"].sort().to_list()
 
 
-def _kept(units: pl.DataFrame, certain: pl.Expr, found: pl.Expr, is_once: bool) -> pl.DataFrame:
+def _kept(units: pl.DataFrame, certain: pl.Expr, found: pl.Expr, with_cells: Collection[str]) -> pl.DataFrame:
     """Add `kept`: what a filter looks at for certain; with cells also what is near a certain look that `found` something."""
     units = units.with_columns(kept=certain)
-    if not is_once:
+    if not with_cells:
         return units
-    stands = units.filter(pl.col("kept") & found).select("clip_id", "pts_s", _stands_s="pts_s").sort("pts_s")
+    stands = units.filter(pl.col("kept") & found, pl.col("clip_id").is_in(with_cells))
+    stands = stands.select("clip_id", "pts_s", _stands_s="pts_s").sort("pts_s")
     near = units.sort("pts_s").join_asof(
         stands, on="pts_s", by="clip_id", strategy="nearest", tolerance=EVENT_S, check_sortedness=False
     )

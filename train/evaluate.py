@@ -1,9 +1,9 @@
 """The gate: judge the exported file, streamed over the whole recordings of a split, slice by slice.
 
     1. rows of the split -> their recordings, every clip of them        (footage)
+       where filters stood before the footage: what survived them        (filters)
     2. all frames -> the bundle, the bundle under load, the baseline     (stream)
     3. predictions that a row covers -> truth, group, slices             (stream, slices)
-       where filters stood before the footage: what survived them        (filters)
     4. confusion matrix per group -> figures with intervals -> verdicts  (metrics, slices)
     5. Report, predictions and figures into the store
 
@@ -99,11 +99,13 @@ def evaluate(
 
     Raises:
         UsageError: no labelled row in the split, a label unknown to the bundle, a wrong gate file.
+        QueryError: the gate file names a column that is not there.
         JobError: too many clips cannot be read.
     """
     output, slices = _read_gate(question.gate)
     rows = _rows(question, bundle)
     clips = _recordings(catalog, rows)
+    survived = filters.survival(catalog, clips, slices)  # before hours of decoding: it refuses what cannot be asked
     main, loaded = Judge(bundle), Judge(bundle, busy_periods=question.load)
     base = [Judge(question.baseline)] if question.baseline else []
     failed = watch(catalog.store, clips, [main, loaded, *base], advance=advance)
@@ -111,7 +113,6 @@ def evaluate(
     frames = _covered(predictions, bundle.spec.labels)
     if frames.table.is_empty():
         raise ArtefactError(f"bundle {bundle.bundle_id}: no prediction falls into a row of {question.split!r}")
-    survived = filters.survival(catalog, clips, slices)
     report = Report(
         bundle_id=bundle.bundle_id, model_name=bundle.spec.model_name, dataset=question.dataset,
         selection_id=question.selection.selection_id,

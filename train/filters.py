@@ -5,8 +5,11 @@
     all filters together           --> [low, high] against the slice's `min_recall` --> passed, failed, unknown
 
 Not the judged clips alone: those were chosen because something was found in them, so in them a filter looks better than it
-is. Together is the product: what survives both the gate and the (worse) cascade, its ends the products of the ends, so that
-it is never narrower than either. Footage that no filter touched has no such entry, and its report is what it always was.
+is. Cascades of several kinds are one: positives kept over positives there, summed over them, lower ends with lower ends.
+Together is the product: what survives both the gate and the cascades, its ends the products of the ends, so that it is never
+narrower than either. It is the recall of no event: the gate is asked for GOPs that move, a cascade for frames with a positive.
+A stage with cells (`once_s`) has a lower end only. Footage that no filter touched has no such entry, and its report is what
+it always was.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import Any, Final
 
 import polars as pl
 
-from infra import losses, where
+from infra import losses, views, where
 from infra.artefacts import ReportCell, Verdict
+from infra.audit import Estimate, recall_of
 from infra.catalog import Catalog
 from infra.losses import Loss
 from infra.records import Clip, Slice
@@ -102,32 +106,40 @@ def _losses(
     is_mine = pl.col("camera_id").is_in(cameras)
     clips, frames = clips_view(catalog).filter(is_mine), frames_view(catalog).filter(is_mine)
     named, schema = where.parse(text).columns, frames.collect_schema()
+    member, is_unknown = where.parse(text).to_polars(schema), losses.unknown_members(catalog, frames, text)
     if not text:
         yield from losses.of_gate(catalog, clips, moving=moving)
     elif named <= set(catalog.scan("clips").collect_schema().names()):
         inside = clips.filter(where.parse(text).to_polars(clips.collect_schema()))
         yield from losses.of_gate(catalog, inside, moving=moving)
     else:
-        members = frames.select("clip_id", "pts", member=where.parse(text).to_polars(schema))
+        members = frames.select("clip_id", "pts", member=pl.when(~is_unknown).then(member))
         yield from losses.of_gate(catalog, clips, moving=moving, members=members)
     if losses.cascaded(catalog).join(clips, on="clip_id", how="semi").head(1).collect().is_empty():
         return
     if decided := sorted(named & losses.decided(catalog, schema.names(), clips.collect_schema().names())):
         gaps.append(f"{decided[0]} is known only of frames that the cascade let through: what it lost there cannot be known")
         return
-    inside = frames.filter(where.parse(text).to_polars(schema)) if text else frames
-    yield from (loss for loss in losses.of_cascade(catalog, inside, positive=positive) if loss.audit.n_in)
+    if unsure := losses.gap(frames, losses.cascaded(catalog), named, is_unknown):
+        gaps.append(f"{unsure}: what people or a registry did not say of the others cannot be known")
+        return
+    inside = frames.filter(member) if text else frames
+    never = sorted(name for name in where.parse(positive).columns - set(schema.names()) if name.startswith("n_"))
+    if never:
+        gaps.append(f"{never[0]}: no such class was ever found in this store")
+        inside = inside.with_columns((pl.col("n_person") * 0).alias(name) for name in never)
+    found = [loss for loss in losses.of_cascade(catalog, inside, positive=positive, near=False) if loss.audit.n_in]
+    if not found and not named <= views.clip_columns(catalog):
+        gaps.append("no frame of the clips that a cascade curated lies in this slice")
+    yield from found
 
 
 def _together(found: Sequence[Loss], *, is_known: bool) -> tuple[float | None, float, float]:
-    """Return recall, low and high of what survives the packet gate and the worst cascade."""
-    parts = []
-    for is_gate in (True, False):
-        ends = [_ends(loss) for loss in found if loss.is_whole and (loss.filter == losses.GATE) is is_gate]
-        if ends:
-            values = [value for value, _, _ in ends]
-            least = None if None in values else min(value for value in values if value is not None)
-            parts.append((least, min(low for _, low, _ in ends), max(high for _, _, high in ends)))
+    """Return recall, low and high of what survives the packet gate and all cascades."""
+    whole = [loss for loss in found if loss.is_whole]
+    parts = [_ends(loss) for loss in whole if loss.filter == losses.GATE]
+    if cascades := [loss for loss in whole if loss.filter != losses.GATE]:
+        parts.append(_union(cascades))
     if not is_known:
         parts.append((None, 0.0, 1.0))
     values = [value for value, _, _ in parts]
@@ -135,10 +147,24 @@ def _together(found: Sequence[Loss], *, is_known: bool) -> tuple[float | None, f
     return value, math.prod(low for _, low, _ in parts), math.prod(high for _, _, high in parts)
 
 
+def _union(cascades: Sequence[Loss]) -> tuple[float | None, float, float]:
+    """Return recall, low and high of clips of several cascades: a ratio of sums, so that each counts by its positives."""
+    if all(loss.audit.n_dropped == 0 for loss in cascades):
+        return 1.0, 1.0, 1.0
+    kept, missed = (_sum([getattr(loss.audit, name) for loss in cascades]) for name in ("kept", "missed"))
+    value, low, high = recall_of(kept, missed)
+    return value, low, 1.0 if any(loss.is_once for loss in cascades) else high
+
+
+def _sum(parts: Sequence[Estimate]) -> Estimate:
+    return Estimate(sum(part.value for part in parts), sum(part.low for part in parts), sum(part.high for part in parts))
+
+
 def _ends(loss: Loss) -> tuple[float | None, float, float]:
+    """Return recall, low and high; with cells no upper end: one look stands for frames that count as dropped here."""
     if loss.audit.n_dropped == 0:
         return 1.0, 1.0, 1.0
-    return loss.audit.recall, loss.audit.low, loss.audit.high
+    return loss.audit.recall, loss.audit.low, 1.0 if loss.is_once else loss.audit.high
 
 
 def _row(loss: Loss) -> dict[str, Any]:
@@ -167,12 +193,25 @@ def _says(entry: dict[str, Any], found: Sequence[Loss]) -> str:
             recall, low, high = _ends(loss)
             parts.append(f"{loss.filter} {'unknown' if recall is None else f'{recall:.3f}'} [{low:.3f}, {high:.3f}]")
     blind = [loss for loss in found if loss.audit.n_dropped and not loss.audit.n_looked]
-    reasons = list(entry["gaps"])
+    still = f"{losses.GATE}: of GOPs in which {entry['moving']:g} of the picture moves; what does not move is not asked"
+    reasons = [still] if any(loss.filter == losses.GATE for loss in found) else []
+    reasons += entry["gaps"]
     reasons += [
         f"{loss.filter}: of {loss.audit.n_dropped:,} dropped {loss.unit}s none was looked at, it was not audited"
         for loss in blind
     ]
-    empty = [loss for loss in found if loss.is_whole and loss.audit.n_dropped and loss.audit.recall is None]
+    reasons += [
+        f"{loss.filter}: of {loss.n_unknown:,} moving {loss.unit}s that were looked at nobody knows whether they are in it"
+        for loss in found
+        if loss.n_unknown
+    ]
+    reasons += [
+        f"{loss.filter}: looks once per cell (once_s); what its cells left out counts as dropped; the lower end counts alone"
+        for loss in found
+        if loss.is_whole and loss.is_once
+    ]
+    without = [loss for loss in found if loss.is_whole and loss.audit.n_dropped and not loss.n_unknown]
+    empty = [loss for loss in without if loss.audit.recall is None]
     reasons += [f"{loss.filter}: no {loss.unit} with an event was found, kept or dropped" for loss in empty]
     if entry["min_recall"] is not None:
         how = {"passed": "is reached", "failed": "is missed", "unknown": "is not shown"}[entry["verdict"]]

@@ -113,7 +113,8 @@ def _filters(filters: Mapping[str, Any]) -> list[str]:
     says = "".join(f"<li>{html.text(entry['says'])}</li>" for entry in filters["slices"])
     note = (
         f"Footage of the judged cameras ({html.text(', '.join(filters['cameras']))}): {filters['n_clips']} clips, "
-        f"{filters['n_gated']} through the packet gate, {filters['n_cascaded']} through a cascade. What a filter dropped, "
+        f"in {filters['n_gated']} of them the packet gate dropped something, {filters['n_cascaded']} went through a cascade. "
+        "Of moving GOPs: what does not move the gate's recall does not ask. What a filter dropped, "
         "this model was never judged on."
     )
     table = html.table(columns, rows) if rows else ""
