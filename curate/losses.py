@@ -18,8 +18,8 @@ from infra.losses import EVENT_S, GATE, GATE_NOTE, MOVING, POSITIVE, WANTED, WHO
 
 __all__ = ["GATE", "GATE_NOTE", "MOVING", "POSITIVE", "WANTED", "WHOLE", "Loss", "losses", "remarks", "table"]
 ONCE_NOTE = (
-    "{names}: looks once per cell (once_s); a frame counts as kept, too, where a certain look found a positive at most "
-    f"{EVENT_S:g} s from it"
+    "{names}: looks once per cell (once_s); of clips in which it left frames out, a frame counts as kept, too, where a certain "
+    f"look found a positive at most {EVENT_S:g} s from it, also one that failed the condition"
 )
 
 
@@ -41,7 +41,8 @@ def losses(
         The packet gate first, then the stages in their order, then the cascade; none of a filter that no clip went through.
 
     Raises:
-        QueryError: a column that is not there, a slice over what the filters themselves decide, or a share that is none.
+        QueryError: a column that is not there, a slice over what the filters themselves decide or people said of some frames
+            of a cascade only, or a share that is none.
     """
     if not 0 < moving <= 1:
         raise QueryError(f"moving {moving:g}; legal: above 0, at most 1: a share of the picture")
@@ -82,6 +83,14 @@ def _check(footage: Footage, slice_text: str, by: Sequence[str]) -> None:
         )
     where.parse(slice_text).to_polars({**clips, **frames})
     datasets.check_columns(by, {**clips, **frames})
+    said = sorted(_named(slice_text, by) & floor.worded(footage.catalog) & set(frames.names()))
+    filtered = pl.concat([floor.gated(footage.catalog), floor.cascaded(footage.catalog)])
+    is_unknown = pl.any_horizontal(pl.lit(False), *(pl.col(name).is_null() for name in said))
+    if said and (unsure := floor.gap(footage.frames.lazy(), filtered, said, is_unknown)):
+        raise QueryError(
+            f"a slice of an audit by {said[0]}: {unsure}: people name what the filters let through; "
+            "take what is known of every frame, such as camera_id, day, hour or lighting"
+        )
 
 
 def _gate(footage: Footage, slice_text: str, by: Sequence[str], moving: float) -> Iterator[Loss]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curate import cascade, factors, losses
+from curate import cascade, factors, layers, look_weights, losses
 from curate.plan import Options
 from curate.query import Footage, open_catalog
 from curate.run import curate
 from infra import keys
+from infra import losses as floor
 from infra.catalog import Catalog, Done
 from infra.cli import main
 from infra.errors import QueryError
@@ -129,6 +130,54 @@ def test_a_slice_by_what_the_filters_decide_is_refused(curated: Footage) -> None
         losses.losses(curated, slice_text="n_person > 0")
     with pytest.raises(QueryError, match="no column 'n_persons'"):
         losses.losses(curated, positive="n_persons > 0")
+
+
+def test_a_slice_by_what_people_said_of_some_frames_is_refused(curated: Footage, catalog: Catalog) -> None:
+    """Labels of one clip of two: who was looked at is who passed; with a label on every frame it is a slice like others."""
+    clips = sorted(catalog.scan("clips").collect()["clip_id"])
+    label = {"name": "Person", "annotator": "p", "created_ns": 1}
+    catalog.append("labels", [label | {"label_id": "1" * 32, "clip_id": clips[0]}])
+    footage = open_catalog(catalog.store)
+    for what in ({"slice_text": "label = 'Person'"}, {"slice_text": "label is null"}, {"by": ["label"]}):
+        with pytest.raises(QueryError, match="label is known of 30 of 60 frames only"):
+            losses.losses(footage, **what)
+    catalog.append("labels", [label | {"label_id": "2" * 32, "clip_id": clips[1]}])
+    whole = losses.losses(footage)
+    labelled = losses.losses(open_catalog(catalog.store), slice_text="label = 'Person'")
+    assert [loss.audit for loss in labelled] == [loss.audit for loss in whole]
+
+
+def test_a_factor_said_of_some_gated_clips_makes_no_slice(catalog: Catalog, add_clip: AddClip) -> None:
+    """The clip whose weather somebody named is the one of which something was seen: by clips it is refused, too."""
+    gated(catalog, add_clip, "a", 0, "cam1")
+    gated(catalog, add_clip, "b", 60, "cam2")
+    first, second = sorted(catalog.scan("clips").collect()["clip_id"])
+    for clip_id in (first, second):
+        frame = {"clip_id": clip_id, "pts": 0, "brightness": 9.0, "p_keep": 1.0}
+        catalog.commit({"frames": [frame]}, [Done("clip", clip_id, "tag", "f", 1, 1)])
+    label = {"factor": "weather", "name": "rain", "annotator": "p", "created_ns": 1}
+    catalog.append("labels", [label | {"label_id": "1" * 32, "clip_id": first}])
+    with pytest.raises(QueryError, match="weather is known of 1 of 2 frames only"):
+        losses.losses(open_catalog(catalog.store), slice_text="weather = 'rain'")
+    catalog.append("labels", [label | {"label_id": "2" * 32, "clip_id": second}])
+    [loss] = losses.losses(open_catalog(catalog.store), slice_text="weather = 'rain'")
+    assert loss.audit.n_in == 400
+
+
+def test_what_two_modules_say_of_one_thing_is_the_same(curated: Footage, catalog: Catalog) -> None:
+    """A GOP moves where a layer begins; a column that hangs on the judge's looks is one that the filters decide."""
+    assert layers.ON[2] == losses.MOVING
+    clip_id = catalog.scan("clips").collect()["clip_id"][0]
+    tags = [
+        {"clip_id": clip_id, "pts": 0, "factor": factor, "name": "x", "source": source}
+        for factor, source in (("crowd", "rule@1"), ("people", "rule@1"), ("lighting", "lighting@1"))
+    ]
+    catalog.commit({"tags": tags}, [Done("clip", clip_id, "tag", "f", 1, 3)])
+    footage = open_catalog(catalog.store)
+    names = footage.frames.columns
+    judged = look_weights.judged(catalog, names)
+    assert {"n_person", "p_look", "crowd", "people"} <= judged <= floor.decided(catalog, names, footage.clips.columns)
+    assert "lighting" not in judged | floor.decided(catalog, names, footage.clips.columns)
 
 
 def test_the_command(curated: Footage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
