@@ -1,7 +1,7 @@
 """From batches to table rows: put clips together again, commit them in groups, one batch per step.
 
 Frames arrive in any order and mixed with other clips'. A clip is complete when its end row is there and as many frames
-as that row names. Complete clips are committed every 64th of the run (`LEAST_CLIPS` to `CLIPS` clips) or every `SECONDS`
+as that row names. Complete clips are committed every 96th of the run (`LEAST_CLIPS` to `CLIPS` clips) or every `SECONDS`
 seconds, whichever comes first: that is what a kill can cost, beside the clips that are in work. A failed clip becomes a row
 of `failures`, once per try; it is never done.
 """
@@ -26,7 +26,7 @@ from infra.catalog import Catalog, Done
 from infra.clock import Clock
 
 CLIPS, LEAST_CLIPS = 64, 4
-COMMITS = 64  # of a run, at least, as many as parcels of a worker: lost are one in work, one finished, one being committed
+COMMITS = 96  # of a run that has the clips for it: what a killed driver costs is what was not committed
 SECONDS = 20.0
 PERSON: Final = "person"
 

@@ -44,10 +44,10 @@ class TestParcels:
         assert [len(parcel) for parcel in jobs.parcels(works(*[600] * 300), workers=2)] == [1] * 300
 
     def test_few_clips_are_for_everybody(self) -> None:
-        """Six clips of 3 s and eight workers: one each; a kill costs at most a 64th of a worker's share."""
+        """Six clips of 3 s and eight workers: one each; a kill costs at most a 128th of a worker's share."""
         assert [len(parcel) for parcel in jobs.parcels(works(*[3] * 6), workers=8)] == [1] * 6
         made = jobs.parcels(works(*[1] * 6400), workers=10)
-        assert len(made) == 640 and jobs.parcels([], workers=1) == []
+        assert len(made) == 1280 and jobs.parcels([], workers=1) == []
 
 
 def test_ray_and_the_loop_give_the_same_rows(tmp_path: Path, add_clip: Callable[..., str], tiny_detector: Path) -> None:
