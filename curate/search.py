@@ -85,7 +85,6 @@ def _nearest(
     if rows.is_empty():
         return rows.with_columns(similarity=pl.lit(None, pl.Float32))
     scores = np.concatenate([_block(rows[start : start + BLOCK], query) for start in range(0, rows.height, BLOCK)])
-    scores = scores.round(5)  # a model says the same sentence with other last bits on a busy machine: ties stay ties
     best = np.lexsort((rows["pts"].to_numpy(), -scores))[:k]
     return rows[best].with_columns(similarity=pl.Series(scores[best]))
 

@@ -133,7 +133,7 @@ def test_rows_of_boxes_and_who_reads_them(folder: Path, catalog: Catalog, add_cl
     wanted = persons.filter(pl.col("score") >= 0.4)
     assert 0 < wanted.height < persons.height and rows["det_id"].null_count() == 6
     assert sorted(rows["det_id"].drop_nulls()) == sorted(wanted["det_id"])
-    assert_frame_equal(footage.similar_to(frame=frame, k=50), before)
+    _alike(footage.similar_to(frame=frame, k=50), before)
     again = catalog.scan("tags").drop("batch_id").collect()
     assert tags.height == 6 and again.sort("clip_id", "pts").rows() == tags.sort("clip_id", "pts").rows()
     assert footage.frames.count() == 6 and before.height == 6
@@ -144,6 +144,12 @@ def test_rows_of_boxes_and_who_reads_them(folder: Path, catalog: Catalog, add_cl
         expected = openclip.unpack(list(embedder({"embed_rgb": crop})["embedding"]), 16)
         np.testing.assert_allclose(openclip.unpack([row["vector"]], 16), expected, atol=0.02)
     _searched(footage, catalog, wanted["det_id"][0], tiny_openclip)
+
+
+def _alike(found: pl.DataFrame, before: pl.DataFrame) -> None:
+    """Compare what two searches found, whatever the order of what is nearly equal: batches of other sizes round otherwise."""
+    key = [name for name in ("clip_id", "pts", "det_id") if name in found.columns]
+    assert_frame_equal(found.sort(key), before.sort(key), abs_tol=2e-3, rel_tol=0)
 
 
 def _searched(footage: Footage, catalog: Catalog, det_id: str, tiny_openclip: Path) -> None:
@@ -157,7 +163,7 @@ def _searched(footage: Footage, catalog: Catalog, det_id: str, tiny_openclip: Pa
     with recorded(catalog, "curate", {}) as run:
         source = catalog.scan("embeddings").collect()["source"][0]
         run.inputs["openclip"] = {"source": source, "path": str(tiny_openclip), "model_name": None}
-    assert_frame_equal(footage.boxes_like(text="a person in a red jacket"), found)
+    _alike(footage.boxes_like(text="a person in a red jacket"), found)
     for wrong, says in (
         ({}, "either text"), ({"box": "x", "text": "y"}, "either text"), ({"box": "x"}, "box 'x' has no embedding"),
         ({"box": det_id, "classes": ["car"]}, "class 'car': .*legal: person"),
