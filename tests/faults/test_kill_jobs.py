@@ -265,7 +265,7 @@ def test_ctrl_c(job: Job, starts: Path, undisturbed: Callable[[Job], tuple[Path,
     running = Running(job, here)
     running.wait_for_life()
     assert running.send(signal.SIGINT), "it ended before Ctrl-C came"
-    # Python ends itself by SIGINT where the interrupt came out of code that a C library ran (seen once): a shell shows 130, too.
+    # Python ends itself by SIGINT where the interrupt came out of code that a C library ran (seen once): 130 to a shell, too.
     assert running.process.returncode in (130, -signal.SIGINT), running.said
     last = [line for line in running.said.splitlines() if line.strip()][-1]
     assert last == f"camloop {job.argv[0]}: stopped; the same command goes on from here"
