@@ -4,9 +4,8 @@
     works --parcels--> decode (actors) --> detect (actors) --> embed (actors) --iter_batches--> commits (driver)    `apart`
 
 By default each actor is a loop of its own (`pipeline.Chain`) on a core, and no picture leaves it; rows alone go through Ray's
-object store, so that memory is flat by itself. Pools of their own are for those
-who size them (--workers) or lend a GPU to the models: then pictures pass the object store, and Ray Data holds decoding
-back when it fills.
+object store, so that memory is flat by itself. Pools of their own are for those who size them (--workers) or lend a GPU to the
+models: then pictures pass the object store, and Ray Data holds decoding back when it fills.
 A batch is full or the last of its parcel, whatever the time (`pipeline.WAIT_S` is the loop's): Ray runs the task of a worker
 that died again and leaves out as many blocks as had arrived, so that a task must cut its rows at the same places each time.
 
@@ -163,10 +162,11 @@ def run_ray(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context.target_max_block_size = BLOCK_BYTES
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    largest: float = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=1.0)
-    n_cpus: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    whole = _joined(stages, largest, (1, max(1, int(n_cpus.get("CPU", 1)))))
-    pools = [_joined(stages[:1], largest, stages[0].workers), *stages[1:]] if apart else [whole]
+    cores = [float(node["Resources"].get("CPU", 0.0)) for node in nodes if node["Alive"]] or [1.0]
+    if apart:
+        pools = [_joined(stages[:1], max(cores), stages[0].workers), *stages[1:]]
+    else:
+        pools = [_joined(stages, max(cores), (1, max(1, int(sum(cores)))))]
     given = [{"works": pickle.dumps(parcel)} for parcel in parcels(works, pools[0].workers[1])]
     most = max(MOST_TASKS, PARCELS_PER_WORKER * pools[0].workers[1])
     rows: Any = ray.data.from_items(given, override_num_blocks=max(1, min(len(given), most)))

@@ -87,7 +87,9 @@ def scan_clip(
     n_since = 0
     for picture in video.pictures(path, index=index):
         grid = grid or video.Grid(every_s, picture.time_base)
-        moved = background.score(picture.gray(_within(picture.size_px, motion.SIDE_PX)), float(picture.pts * picture.time_base))
+        moved = background.score(
+            picture.gray(video.within(picture.size_px, motion.SIDE_PX)), float(picture.pts * picture.time_base)
+        )
         seen.append((picture.pts, moved))
         if index == "sequential" and (not gops or picture.frame.key_frame):
             gops.append({"pts": [], "n_bytes": None, "packet_score": None})
@@ -120,7 +122,7 @@ class _Chunk:
         self.kept: list[Part] = []
 
     def add(self, picture: video.Picture) -> None:
-        self._luma.append(picture.gray(_within(picture.size_px, motion.SIDE_PX)).copy())
+        self._luma.append(picture.gray(video.within(picture.size_px, motion.SIDE_PX)).copy())
         self.pts.append(picture.pts)
         self.times_s.append(float(picture.pts * picture.time_base))
 
@@ -327,7 +329,7 @@ def squares(picture: video.Picture, sizes_px: Mapping[str, int]) -> dict[str, vi
 
 
 def _kept(picture: video.Picture, score: float | None, sizes_px: Mapping[str, int]) -> Part:
-    size = _within(picture.size_px, quality.SIDE_PX)
+    size = video.within(picture.size_px, quality.SIDE_PX)
     found = quality.measure(picture.rgb(size), picture.gray(size))
     return {
         "pts": picture.pts,
@@ -344,11 +346,6 @@ def _part(held: Sequence[Part]) -> Part:
     """Stack kept frames into columns."""
     columns = {name: np.stack([frame[name] for frame in held]) for name in held[0]}
     return {name: column.astype(np.float64) if name in MEASURES else column for name, column in columns.items()}
-
-
-def _within(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:
-    """Return `size_px` (width, height), shrunk so that the longer side is at most `side_px`; never enlarged."""
-    return size_px if max(size_px) <= side_px else video.fit(size_px, (side_px, side_px))[0]
 
 
 def _packet_gops(path: Path) -> list[Part]:

@@ -216,8 +216,8 @@ class Look:
         if not is_measured:
             return
         self._noise.append(noise(_stored(picture)))
-        self._cast.append(cast(picture.rgb(_within(picture.size_px, SMALL_PX))[::2, ::2]))
-        self._wide.append(picture.gray(_within(picture.size_px, WIDE_PX)).copy())
+        self._cast.append(cast(picture.rgb(video.within(picture.size_px, SMALL_PX))[::2, ::2]))
+        self._wide.append(picture.gray(video.within(picture.size_px, WIDE_PX)).copy())
         if len(self._wide) == MOST_PICTURES:
             self._noise, self._cast, self._wide = self._noise[::2], self._cast[::2], self._wide[::2]
             self._every *= 2
@@ -231,7 +231,7 @@ class Look:
             return
         if not self._following:
             self._since_s = time_s
-        self._following.append(picture.gray(_within(picture.size_px, SMALL_PX)).copy())
+        self._following.append(picture.gray(video.within(picture.size_px, SMALL_PX)).copy())
         if len(self._following) > FOLLOWING:
             if min(self._following[0].shape) >= max(CELLS):
                 self._flicker.append(flicker(np.stack(self._following)))
@@ -288,8 +288,3 @@ def _halved(luma: NDArray[np.float32]) -> Luma:
     quads = luma[:height, :width].reshape(height // 2, 2, width // 2, 2)
     made: Luma = np.rint(quads.mean(axis=(1, 3))).astype(np.uint8)
     return made
-
-
-def _within(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:
-    """Return `size_px` (width, height) with `side_px` as its longer side; smaller pictures as they are."""
-    return size_px if max(size_px) <= side_px else video.fit(size_px, (side_px, side_px))[0]

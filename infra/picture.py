@@ -167,6 +167,11 @@ def fit(size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[tuple[int, i
     return inner, scale, (box_px[0] - inner[0]) // 2, (box_px[1] - inner[1]) // 2
 
 
+def within(size_px: tuple[int, int], side_px: int) -> tuple[int, int]:
+    """Return `size_px` (width, height), shrunk so that the longer side is at most `side_px`; never enlarged."""
+    return size_px if max(size_px) <= side_px else fit(size_px, (side_px, side_px))[0]
+
+
 def letterbox(rgb: Rgb, size_px: int | tuple[int, int]) -> tuple[Rgb, float, int, int]:
     """Return `rgb` scaled to fit `size_px`, centred on grey: the one letterbox of training, detector and Pi.
 

@@ -41,7 +41,7 @@ from infra.boxes import complete_bytes, missing_bytes
 from infra.errors import MediaError, UsageError
 from infra.gops import Gops, open_gops
 from infra.images import CODECS, RAW_CODEC, decode_image, is_roll, pack_images, read_images, read_roll, read_vectors
-from infra.picture import Frames, Picture, Rgb, fit, letterbox, place, resize
+from infra.picture import Frames, Picture, Rgb, fit, letterbox, place, resize, within
 from infra.reader import (
     CONTAINERS,
     Packet,
@@ -60,6 +60,7 @@ from infra.writer import Writer
 __all__ = [
     "CONTAINERS", "Frames", "Gops", "Grid", "Packet", "Picture", "Probe", "Rgb", "Writer", "complete_bytes", "decode", "fit",
     "letterbox", "open_gops", "pack_images", "packets", "pictures", "place", "probe", "recorded_pts", "resize",
+    "within",
 ]
 
 SPOT_PACKETS: Final = 32  # decoded by probe to check the packets' word

@@ -1,6 +1,6 @@
 """A Report as one self-contained page: verdicts first, then where they come from. Data in, HTML out.
 
-page(report, report_id) -> str        (style and charts: infra/page.py; no script, no network)
+    page(report, report_id) -> str        (style and charts: infra/page.py; no script, no network)
 """
 
 from __future__ import annotations

@@ -164,3 +164,11 @@ def add_clips(tmp_path: Path) -> Callable[..., list[str]]:
 def catalog(tmp_path: Path) -> Catalog:
     """Return the catalog of an empty store in a folder."""
     return open_catalog(DirStore(tmp_path / "store"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_detector: Callable[..., Path]) -> Path:
+    """Return a folder with two detectors of different sizes."""
+    make_detector(tmp_path / "cheap.onnx", size_px=32)
+    make_detector(tmp_path / "fine.onnx", size_px=64)
+    return tmp_path

@@ -50,14 +50,6 @@ audit = 0.4
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path, make_detector: Callable[..., Path]) -> Path:
-    """Return a folder with two detectors of different sizes."""
-    make_detector(tmp_path / "cheap.onnx", size_px=32)
-    make_detector(tmp_path / "fine.onnx", size_px=64)
-    return tmp_path
-
-
 def options(found: Cascade, *steps: Any, **more: Any) -> Options:
     """Return what a run with a cascade is asked for."""
     return Options(
